@@ -1,0 +1,38 @@
+"""JIT-compiled RNN and LSTM kernels for the CPU: NumPy arrays in, NumPy arrays out.
+
+The fourteen functions compute layers of recurrent networks, forward and backward, in float32 or float64. Arrays are
+batch-major; sizes are N sequences, T steps, D inputs, H hidden units, V words and M outputs. The gate blocks of an LSTM
+lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g.
+"""
+
+from rnnkernels import reference
+from rnnkernels.activations import sigmoid
+from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
+from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, word_embedding_forward
+from rnnkernels.loss import temporal_softmax_loss
+from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
+from rnnkernels.rnn import RNNCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LSTMCache",
+    "RNNCache",
+    "TemporalAffineCache",
+    "WordEmbeddingCache",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_step_backward",
+    "lstm_step_forward",
+    "reference",
+    "rnn_backward",
+    "rnn_forward",
+    "rnn_step_backward",
+    "rnn_step_forward",
+    "sigmoid",
+    "temporal_affine_backward",
+    "temporal_affine_forward",
+    "temporal_softmax_loss",
+    "word_embedding_backward",
+    "word_embedding_forward",
+]

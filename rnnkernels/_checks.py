@@ -1,0 +1,260 @@
+"""Every check and every error message of the package.
+
+The messages name the argument, the rule in symbols and in numbers, what came, and the cure where it is known. The
+functions return what the kernels need: arrays of one float dtype, C-contiguous and aligned, without a copy where the
+argument is so already.
+"""
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+
+CacheT = TypeVar("CacheT")
+
+
+class Sizes(NamedTuple):
+    """Sizes of a call: sequences, steps, inputs, hidden units."""
+
+    N: int
+    T: int
+    D: int
+    H: int
+
+
+def check_floats(names: str, *values: Any) -> list[np.ndarray]:
+    """Bring arguments to one float dtype and to the layout of the kernels.
+
+    Parameters
+    ----------
+    names : str
+        Names of the arguments, separated by spaces, for the messages.
+    *values : array_like
+        The arguments.
+
+    Returns
+    -------
+    list of ndarray
+        C-contiguous, aligned arrays of dtype float32 or float64, `np.result_type` of the arguments.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither of float32 or float64 nor of integers.
+    ValueError
+        If an argument cannot be made an array.
+    """
+    dtype = getattr(values[0], "dtype", None)
+    if dtype in (FLOAT32, FLOAT64) and all(
+        type(value) is np.ndarray and value.dtype == dtype and value.flags.carray for value in values
+    ):
+        return list(values)
+    arrays = [_as_array(name, value) for name, value in zip(names.split(), values, strict=True)]
+    dtypes = []
+    for name, array in zip(names.split(), arrays, strict=True):
+        if array.dtype.kind in "iu" or array.dtype in (FLOAT32, FLOAT64):
+            dtypes.append(array.dtype)
+        else:
+            raise TypeError(
+                f"`{name}` must be of float32 or float64, or of integers, which count as float64; got {array.dtype}. "
+                f"Convert it, for example with `{name}.astype(np.float32)`."
+            )
+    common = np.result_type(*dtypes)
+    return [_in_layout(array, common if common.kind == "f" else FLOAT64) for array in arrays]
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` cannot be made an array: {error}") from None
+
+
+class _WritableAlias:
+    """The memory of a read-only array, for kernels that do not write to it; see `_in_layout`."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+
+
+def _in_layout(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    array = np.require(array, dtype, ["C", "A"])
+    if array.flags.writeable:
+        return array
+    # Numba compiles a kernel once more for read-only arguments, and a copy could be large.
+    return np.asarray(_WritableAlias(array))
+
+
+def check_indices(name: str, value: Any) -> np.ndarray:
+    """Bring an argument of indices to a C-contiguous array of `np.intp`.
+
+    Raises
+    ------
+    TypeError
+        If it is not of integers.
+    """
+    array = _as_array(name, value)
+    if array.dtype.kind not in "iu" and array.size > 0:
+        raise TypeError(f"`{name}` must be of integers, since it holds indices; got {array.dtype}.")
+    if array.dtype == np.uint64 and array.size > 0 and array.max() > np.iinfo(np.intp).max:
+        place = tuple(int(i) for i in np.unravel_index(int(array.argmax()), array.shape))
+        raise IndexError(f"`{name}`[{', '.join(map(str, place))}] = {array[place]} is beyond every array.")
+    return _in_layout(array, np.dtype(np.intp))
+
+
+def check_index_range(name: str, indices: np.ndarray, count: int, rule: str, used: np.ndarray | None = None) -> None:
+    """Reject indices outside 0 <= index < count; where `used` is given, only those where it is true matter.
+
+    Raises
+    ------
+    IndexError
+        If one is outside; kernels do not check bounds.
+    """
+    if indices.size == 0 or (used is None and indices.min() >= 0 and indices.max() < count):
+        return
+    outside = (indices < 0) | (indices >= count)
+    if used is not None:
+        outside &= used
+    if outside.any():
+        place = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise IndexError(
+            f"`{name}`[{', '.join(map(str, place))}] = {indices[place]} is outside 0 <= index < {rule} = {count}."
+        )
+
+
+def check_axes(name: str, array: np.ndarray, symbols: str) -> None:
+    """Reject an array whose number of axes is not that of `symbols`, such as "(N, T, D)".
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    axes = symbols.count(",") + (not symbols.endswith(",)"))
+    if array.ndim != axes:
+        raise ValueError(f"`{name}` must have shape {symbols}, {axes} axes; got shape {array.shape}.")
+
+
+def check_shape(
+    name: str, array: np.ndarray, symbols: str, shape: tuple[int, ...], match: str = "", cure: str = ""
+) -> None:
+    """Reject an array that is not of `shape`.
+
+    Raises
+    ------
+    ValueError
+        If it is not; with `match`, the arguments that ask for the shape, and `cure`.
+    """
+    if array.shape == shape:
+        return
+    reason = f" to match {match}" if match else ""
+    if not cure and array.ndim == 2 and array.shape == shape[::-1]:
+        cure = f" This is its transpose: pass `{name}.T`."
+    raise ValueError(f"`{name}` must have shape {symbols} = {shape}{reason}; got {array.shape}.{cure}")
+
+
+def check_weights(Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, D: int, H: int, gates: int, state: str) -> None:
+    """Reject weights that do not fit D inputs and H hidden units.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit.
+    """
+    columns = "H" if gates == 1 else f"{gates}H"
+    cure = ""
+    if gates == 4 and (Wx.shape == (4 * H, D) != (D, 4 * H) or Wh.shape == (4 * H, H)):
+        cure = (
+            " Gate blocks are columns here, in the order i, f, o, g: take the transpose of a PyTorch weight, and"
+            " exchange its last two blocks."
+        )
+    check_shape("Wx", Wx, f"(D, {columns})", (D, gates * H), f"`x` and `{state}`", cure)
+    check_shape("Wh", Wh, f"(H, {columns})", (H, gates * H), f"`{state}`", cure)
+    check_shape("b", b, f"({columns},)", (gates * H,), f"`{state}`")
+
+
+def check_sequence(
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, gates: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Sizes]:
+    """Check the arguments of a forward pass over sequences.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a dtype or a shape does not fit.
+    """
+    x, h0, Wx, Wh, b = check_floats("x h0 Wx Wh b", x, h0, Wx, Wh, b)
+    check_axes("x", x, "(N, T, D)")
+    check_axes("h0", h0, "(N, H)")
+    sizes = Sizes(*x.shape, h0.shape[1])
+    check_shape("h0", h0, "(N, H)", (sizes.N, sizes.H), "`x`")
+    check_weights(Wx, Wh, b, sizes.D, sizes.H, gates, "h0")
+    return x, h0, Wx, Wh, b, sizes
+
+
+def check_step(
+    x: Any, states: tuple[Any, ...], names: str, Wx: Any, Wh: Any, b: Any, gates: int
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray, np.ndarray, np.ndarray, Sizes]:
+    """Check the arguments of a forward step; `x` comes back as sequences of one step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a dtype or a shape does not fit.
+    """
+    x, *checked, Wx, Wh, b = check_floats(f"x {names} Wx Wh b", x, *states, Wx, Wh, b)
+    state_names = names.split()
+    check_axes("x", x, "(N, D)")
+    check_axes(state_names[0], checked[0], "(N, H)")
+    sizes = Sizes(x.shape[0], 1, x.shape[1], checked[0].shape[1])
+    for name, state in zip(state_names, checked, strict=True):
+        check_shape(name, state, "(N, H)", (sizes.N, sizes.H), "`x`" if name == state_names[0] else "`prev_h`")
+    check_weights(Wx, Wh, b, sizes.D, sizes.H, gates, state_names[0])
+    return x.reshape(sizes.N, 1, sizes.D), tuple(checked), Wx, Wh, b, sizes
+
+
+def check_cache(cache: Any, kind: type[CacheT], forward: str) -> CacheT:
+    """Reject what is not a cache of the right forward function.
+
+    Raises
+    ------
+    TypeError
+        If it is None or of another type.
+    """
+    if isinstance(cache, kind):
+        return cache
+    if cache is None:
+        raise TypeError(f"`cache` is None: call {forward} with keep_cache=True to be able to go backward.")
+    raise TypeError(f"`cache` must be the {kind.__name__} that {forward} returned; got {type(cache).__name__}.")
+
+
+def check_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Check a gradient that comes from outside; its dtype is at least that of the cache, `dtype`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If its dtype or shape does not fit.
+    """
+    (gradient,) = check_floats(name, value)
+    check_shape(name, gradient, symbols, shape, "the cache")
+    return gradient if gradient.dtype == dtype else gradient.astype(np.result_type(gradient, dtype))
+
+
+def check_mask(name: str, value: Any) -> np.ndarray:
+    """Bring a mask of booleans or real weights to a C-contiguous array of float64.
+
+    Raises
+    ------
+    TypeError
+        If it is of another dtype.
+    """
+    array = _as_array(name, value)
+    if array.dtype.kind not in "biuf" and array.size > 0:
+        raise TypeError(f"`{name}` must be of booleans or of real numbers, which are weights; got {array.dtype}.")
+    return _in_layout(array, FLOAT64)

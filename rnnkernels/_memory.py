@@ -1,0 +1,27 @@
+"""Where arrays come from: results for the caller, and aligned scratch for the kernels."""
+
+import numpy as np
+
+CACHE_LINE_BYTES = 64
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array for a result or for a cache; its contents are arbitrary."""
+    return np.empty(shape, dtype)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return scratch that starts at a cache line, so that no vector of a row of whole lines straddles two of them."""
+    count = 1
+    for length in shape:
+        count *= length
+    raw = np.empty(count * dtype.itemsize + CACHE_LINE_BYTES, np.uint8)
+    skip = -raw.ctypes.data % CACHE_LINE_BYTES
+    return raw[skip : skip + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return aligned scratch filled with zeros."""
+    array = aligned_empty(shape, dtype)
+    array.fill(0)
+    return array

@@ -1,0 +1,164 @@
+"""What the passes of all cells share: packing of weights, workspaces, and the order of kernel calls."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rnnkernels._checks import Sizes
+from rnnkernels._memory import aligned_empty, aligned_zeros, empty
+from rnnkernels._threads import segments
+from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS
+from rnnkernels.kernels import layout, micro_kernel, phases, simd
+
+
+def unit_columns(hidden: int, dtype: np.dtype) -> int:
+    """Hidden units rounded up to whole vectors: the columns of one gate inside the package."""
+    lanes = simd.lanes_of(dtype)
+    return -(-hidden // lanes) * lanes
+
+
+def panel_columns(columns: int, dtype: np.dtype) -> int:
+    """Columns rounded up to whole panels."""
+    width = micro_kernel.panel_columns(dtype)
+    return -(-columns // width) * width
+
+
+def empty_panels(depth: int, columns: int, dtype: np.dtype) -> np.ndarray:
+    """Room for a packed matrix (depth, columns), a panel in each row."""
+    width = micro_kernel.panel_columns(dtype)
+    return aligned_empty((-(-columns // width), depth * width), dtype)
+
+
+def row_stride(columns: int, dtype: np.dtype) -> int:
+    """Length of a row of at least `columns` elements, in whole panels.
+
+    Rows a multiple of 512 bytes apart would share few sets of a cache, so these get one panel more.
+    """
+    stride = panel_columns(columns, dtype)
+    return stride if stride * dtype.itemsize % 512 else stride + micro_kernel.panel_columns(dtype)
+
+
+def natural(array: np.ndarray, hidden: int, gates: int) -> np.ndarray:
+    """A kept array (..., U * G * L) of interleaved columns as (..., G, H)."""
+    lanes = simd.lanes_of(array.dtype)
+    split = array.reshape(*array.shape[:-1], -1, gates, lanes)
+    joined = np.moveaxis(split, -2, -3).reshape(*array.shape[:-1], gates, -1)
+    return joined[..., :hidden]
+
+
+def interleaved(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The inverse of `natural`, in a dtype that may differ, with zeros in the padding."""
+    *outer, gates, hidden = array.shape
+    lanes = simd.lanes_of(dtype)
+    padded = np.zeros((*outer, gates, unit_columns(hidden, dtype)), dtype)
+    padded[..., :hidden] = array
+    split = padded.reshape(*outer, gates, padded.shape[-1] // lanes, lanes)
+    return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*outer, -1)
+
+
+def step_flops(sizes: Sizes, gates: int) -> int:
+    """Floating-point operations of the products of one forward step; a backward step has twice as many."""
+    return 2 * gates * sizes.N * sizes.H * (sizes.D + sizes.H)
+
+
+def pack_forward(Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, gates: int) -> phases.ForwardWeights:
+    """Pack the weights for the forward kernels."""
+    dtype = Wx.dtype
+    columns = gates * unit_columns(Wh.shape[0], dtype)
+    packed = phases.ForwardWeights(
+        empty_panels(Wx.shape[0], columns, dtype),
+        empty_panels(Wh.shape[0], columns, dtype),
+        aligned_empty((1, panel_columns(columns, dtype)), dtype),
+    )
+    layout.pack_columns(Wx, gates, packed.Wx)
+    layout.pack_columns(Wh, gates, packed.Wh)
+    layout.interleave_row(b, gates, packed.b)
+    return packed
+
+
+def pack_backward(Wx: np.ndarray, Wh: np.ndarray, gates: int) -> phases.BackwardWeights:
+    """Pack the transposed weights for the backward kernels."""
+    dtype = Wx.dtype
+    depth = gates * unit_columns(Wh.shape[0], dtype)
+    packed = phases.BackwardWeights(
+        empty_panels(depth, Wx.shape[0], dtype),
+        empty_panels(depth, Wh.shape[0], dtype),
+    )
+    layout.pack_transposed(Wx, gates, packed.Wx)
+    layout.pack_transposed(Wh, gates, packed.Wh)
+    return packed
+
+
+def run_forward(
+    kernel: Callable[..., None],
+    x: np.ndarray,
+    h0: np.ndarray,
+    weights: phases.ForwardWeights,
+    h: np.ndarray,
+    kept: tuple[np.ndarray, ...],
+    sizes: Sizes,
+    gates: int,
+) -> None:
+    """Run a forward kernel over all steps; overwrites `h` and the arrays in `kept`."""
+    dtype = x.dtype
+    columns = gates * unit_columns(sizes.H, dtype)
+    rows = sizes.N
+    step_bytes = max(rows * columns * dtype.itemsize, 1)
+    chunk = max(FORWARD_CHUNK_BYTES // step_bytes, FORWARD_CHUNK_ROWS // max(rows, 1), 1)
+    chunk = min(chunk, max(sizes.T, 1))
+    work = phases.ForwardWorkspace(
+        aligned_empty((chunk * rows, row_stride(sizes.D, dtype)), dtype),
+        aligned_empty((chunk * rows, row_stride(columns, dtype)), dtype),
+        aligned_empty(((chunk + 1) * rows, row_stride(sizes.H, dtype)), dtype),
+    )
+    work.h[:rows, : sizes.H] = h0
+    for begin, end in segments(sizes.T, step_flops(sizes, gates)):
+        kernel(x, weights, h, *kept, work, 0, rows, begin, end, chunk)
+
+
+def run_backward(
+    kernel: Callable[..., None],
+    x: np.ndarray,
+    h0: np.ndarray,
+    weights: phases.BackwardWeights,
+    kept: tuple[np.ndarray, ...],
+    dh: np.ndarray,
+    carried: tuple[np.ndarray, ...],
+    sizes: Sizes,
+    gates: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Run a backward kernel from the last step to the first; overwrites the arrays in `carried`.
+
+    Returns
+    -------
+    dx, dh0, dWx, dWh, db : ndarray
+    """
+    dtype = x.dtype
+    N, T, D, H = sizes
+    columns = gates * unit_columns(H, dtype)
+    chunk = max(min(-(-BACKWARD_CHUNK_ROWS // max(N, 1)), T), 1)
+    depth = chunk * N
+    sum_stride = panel_columns(columns, dtype)
+    sums = phases.WeightGradients(*(aligned_zeros((length, sum_stride), dtype) for length in (D, H, 1)))
+    work = phases.BackwardWorkspace(
+        x=aligned_empty((depth, row_stride(D, dtype)), dtype),
+        h=aligned_empty((depth + N, row_stride(H, dtype)), dtype),
+        dh=aligned_empty((depth + N, row_stride(H, dtype)), dtype),
+        dz=aligned_empty((depth, row_stride(columns, dtype)), dtype),
+        dx=aligned_empty((depth, row_stride(D, dtype)), dtype),
+        dz_panels=empty_panels(depth, columns, dtype),
+        ones=np.ones((1, 1), dtype),
+        zeros=aligned_zeros((1, row_stride(D, dtype)), dtype),
+    )
+    dx = empty((N, T, D), dtype)
+    work.dh[:N] = 0
+    if T > 0:
+        work.dh[:N, :H] = dh[:, -1]
+    for begin, end in reversed(list(segments(T, 2 * step_flops(sizes, gates)))):
+        kernel(x, h0, weights, *kept, dh, *carried, dx, sums, work, 0, N, begin, end, chunk)
+    dh0 = empty((N, H), dtype)
+    dh0[...] = work.dh[:N, :H]
+    dWx, dWh, db = empty((D, gates * H), dtype), empty((H, gates * H), dtype), empty((1, gates * H), dtype)
+    for total, gradient in zip(sums, (dWx, dWh, db), strict=True):
+        layout.unpack_columns(total, sum_stride, gates, gradient)
+    return dx, dh0, dWx, dWh, db[0]

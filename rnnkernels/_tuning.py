@@ -1,0 +1,18 @@
+"""Sizes of blocks, each with the measurement that chose it.
+
+The depth of cache blocks and the register tile belong to the micro-kernel and stand there.
+"""
+
+FORWARD_CHUNK_BYTES = 192 * 1024
+"""Pre-activations of one chunk of steps: they are written by the projection, and read and written by the recurrence,
+and share a private cache of 512 KiB or more with the weights."""
+
+FORWARD_CHUNK_ROWS = 48
+"""Rows that a projection should have, so that weights that live in a far cache are read for many rows at a time."""
+
+BACKWARD_CHUNK_ROWS = 256
+"""Rows over which the products of the weight gradients sum: one depth block of the micro-kernel."""
+
+SEGMENT_FLOPS = 2e9
+"""Work of one kernel call, at the end of which Python sees an interrupt: some 0.03 s where products reach 70 GFLOP/s,
+and less than a second where they reach 3."""

@@ -1,0 +1,72 @@
+"""The one decorator of all kernels, and where their machine code is kept between processes.
+
+Numba's own disk cache looks at the file that defines a kernel. A kernel of this package inlines functions of other
+files, and its machine code depends on the register tile chosen for the host; so the stamp of every cached kernel is a
+digest of *all* kernel sources and of the vector width. An edit of any of them recompiles all of them.
+"""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import njit
+from numba.core.caching import FunctionCache
+
+CACHE_IS_ON = os.environ.get("RNNKERNELS_CACHE", "1") != "0"
+VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
+
+# nogil: other Python threads run while a kernel does.
+# error_model: a division by zero gives inf or NaN as in NumPy, and costs no branch.
+# fastmath stays off: the order of sums and each rounding are part of what the package promises, and every fused
+# multiply-add is asked for by name.
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
+@cache
+def source_stamp() -> str:
+    """Digest of everything that decides the machine code of a kernel, apart from the processor and the signature."""
+    digest = hashlib.sha256(f"{numba.__version__} {VECTOR_BYTES_FORCED} {sorted(OPTIONS.items())}".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()
+
+
+class PackageCache(FunctionCache):
+    """Numba's disk cache with the stamp of the whole package; a cache that cannot be read or written is no error."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file._source_stamp = source_stamp()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError, pickle.PickleError):  # damaged, or removed while we read it: compile again
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:  # disk full, or the folder became read-only
+            pass
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile `function` on its first call, once per dtype, and keep the machine code on disk."""
+    dispatcher = njit(**OPTIONS)(function)
+    if CACHE_IS_ON and not numba.config.DISABLE_JIT:
+        try:
+            dispatcher._cache = PackageCache(function)
+        except (RuntimeError, OSError):  # no folder can be written to: compile in every process
+            pass
+    return dispatcher
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile `function` into each of its callers; for arithmetic on vectors that must stay in registers."""
+    return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)

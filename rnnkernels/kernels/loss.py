@@ -1,0 +1,57 @@
+"""The masked softmax loss: one pass for the largest score, one for the exponentials, one for the gradient."""
+
+import math
+
+from rnnkernels.kernels.activations import exp_of_negative
+from rnnkernels.kernels.jit import kernel
+from rnnkernels.kernels.layout import fill_row
+from rnnkernels.kernels.simd import lanes, load, load_first, maximum, reduce_add, reduce_max, splat, store, store_first
+
+
+@kernel
+def softmax_loss_rows(scores, labels, weights, batch, gradient, begin, end):
+    """Sum of weight * -log softmax(scores)[label] over rows `begin .. end` of `scores` (rows, V), and its gradient.
+
+    Overwrites these rows of `gradient` with weight * (softmax(scores) - one at the label) / batch. A row of weight zero
+    is not read: its gradient is zero. Returns the sum, not divided by `batch`, in float64.
+    """
+    width = scores.shape[1]
+    step = lanes(scores)
+    whole = width - width % step
+    rest = width - whole
+    total = 0.0
+    for row in range(begin, end):
+        weight, start = weights[row], row * width
+        if weight == 0.0:
+            fill_row(gradient, start, width, 0.0)
+            continue
+        largest_lanes = splat(scores, -math.inf)
+        for i in range(0, whole, step):
+            largest_lanes = maximum(largest_lanes, load(scores, start + i))
+        largest = reduce_max(largest_lanes)
+        for i in range(whole, width):
+            largest = max(largest, scores[row, i])
+
+        shift = splat(scores, largest)
+        sums = splat(scores, 0.0)
+        for i in range(0, whole, step):
+            e = exp_of_negative(load(scores, start + i) - shift)
+            sums = sums + e
+            store(gradient, start + i, e)
+        partition = float(reduce_add(sums))
+        if rest > 0:
+            e = exp_of_negative(load_first(scores, start + whole, rest) - shift)
+            store_first(gradient, start + whole, rest, e)
+            for i in range(whole, width):
+                partition += gradient[row, i]
+
+        label = labels[row]
+        probability = gradient[row, label] / partition
+        total += weight * (math.log(partition) - (float(scores[row, label]) - largest))
+        scale = splat(scores, weight / (partition * batch))
+        for i in range(0, whole, step):
+            store(gradient, start + i, load(gradient, start + i) * scale)
+        if rest > 0:
+            store_first(gradient, start + whole, rest, load_first(gradient, start + whole, rest) * scale)
+        gradient[row, label] = (probability - 1.0) * weight / batch
+    return total

@@ -1,0 +1,192 @@
+"""The register tile, and the product of packed matrices made of it: the inner loops of every layer.
+
+A packed matrix B of shape (depth, columns) lies in *panels* of VECTORS_PER_PANEL vectors of columns, the last one
+padded with zeros; a panel holds its `depth` lines one after the other. The tile reads panels as one linear stream
+and keeps its sums in registers.
+"""
+
+from numba import types
+from numba.extending import intrinsic
+
+from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.simd import (
+    I64,
+    VECTOR_BYTES,
+    VECTOR_REGISTERS,
+    array_data,
+    call_llvm,
+    lanes,
+    llvm_vector,
+    load_vector,
+    splat_scalar,
+    store_vector,
+    vector_of,
+)
+
+VECTORS_PER_PANEL = 2
+
+TILE_ROWS = 6
+"""Rows of the full tile: with two vectors of columns, 12 sums + 2 weights + 1 input fill 15 of 16 registers."""
+
+WIDE_PANELS = 1 if VECTOR_REGISTERS < 32 else 2
+"""Panels of the tiles of 4 to 6 rows: 32 registers hold 6 rows x 4 vectors."""
+
+DEPTH_BLOCK = 256
+"""Depth of the part of a panel that all rows use in turn: 256 lines of 64 bytes fill half of a 32 KiB L1 cache."""
+
+
+def panel_columns(dtype):
+    """Columns of a packed panel of a NumPy dtype."""
+    return VECTORS_PER_PANEL * VECTOR_BYTES // dtype.itemsize
+
+
+@intrinsic(prefer_literal=True)
+def multiply_tile(typingctx, most_rows, panels, rows, a, a0, row_stride, depth_stride, b, b0, panel_stride, depth,
+                  start, s0, start_stride, c, c0, c_stride):  # fmt: skip
+    """C = S + A @ B for `rows` = 1 .. `most_rows` rows and `panels` panels; the sums stay in registers.
+
+    `most_rows` and `panels` are literal: there is code for each number of rows. A[r, k] is
+    a[a0 + r * row_stride + k * depth_stride]; line k of panel p starts at
+    b[b0 + p * panel_stride + k * columns of a panel]. S and C are rows of columns at their strides; they may be the
+    same place. Each element of C starts from its element of S and adds A[r, k] * B[k, column] for k = 0 .. depth - 1,
+    in this order, by fused multiply-add: whatever the tile, the bits are the same.
+    """
+    if not (isinstance(most_rows, types.IntegerLiteral) and isinstance(panels, types.IntegerLiteral)):
+        return None
+    n = types.intp
+
+    def codegen(context, builder, sig, args):
+        a, b, s, c = (array_data(context, builder, sig.args[i], args[i]) for i in (3, 7, 11, 14))
+        _, _, rows, _, a0, row_stride, depth_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = args
+        operands = (
+            (builder.gep(a, [a0]), row_stride, depth_stride),
+            (builder.gep(b, [b0]), panel_stride),
+            depth,
+            (builder.gep(s, [s0]), s_stride),
+            (builder.gep(c, [c0]), c_stride),
+        )
+        done = builder.append_basic_block("done")
+        impossible = builder.append_basic_block("impossible")
+        choice = builder.switch(rows, impossible)
+        for row_count in range(1, most_rows.literal_value + 1):
+            block = builder.append_basic_block(f"rows{row_count}")
+            choice.add_case(I64(row_count), block)
+            builder.position_at_end(block)
+            _emit_tile(builder, llvm_vector(vector_of(sig.args[3])), row_count, panels.literal_value, *operands)
+            builder.branch(done)
+        builder.position_at_end(impossible)
+        builder.unreachable()
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(most_rows, panels, n, a, n, n, n, b, n, n, n, start, n, n, c, n, n), codegen
+
+
+def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
+    """The loop over the depth for one size of tile; a, b, s and c are (pointer, stride, ...)."""
+    a_first, row_stride, depth_stride = a
+    b_first, panel_stride = b
+    vector_count = panel_count * VECTORS_PER_PANEL
+    width = vector.count
+
+    def cells(matrix):
+        """Pointers to the vectors of the tile, row by row."""
+        pointer, stride = matrix
+        rows = [builder.gep(pointer, [builder.mul(stride, I64(r))]) for r in range(row_count)]
+        return [builder.gep(row, [I64(v * width)]) for row in rows for v in range(vector_count)]
+
+    row_offsets = [builder.mul(row_stride, I64(r)) for r in range(row_count)]
+    panel_offsets = [builder.mul(panel_stride, I64(p)) for p in range(panel_count)]
+    result_cells = cells(c)
+    first = [I64(0), a_first, b_first, *(load_vector(builder, cell, vector) for cell in cells(s))]
+
+    entry = builder.block
+    head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    carried = [builder.phi(value.type) for value in first]
+    for phi, value in zip(carried, first, strict=True):
+        phi.add_incoming(value, entry)
+    k, a_k, b_k, *sums = carried
+    builder.cbranch(builder.icmp_signed("<", k, depth), body, done)
+
+    builder.position_at_end(body)
+    lines = [builder.gep(b_k, [offset]) for offset in panel_offsets]
+    weights = [
+        load_vector(builder, builder.gep(line, [I64(v * width)]), vector)
+        for line in lines
+        for v in range(VECTORS_PER_PANEL)
+    ]
+    inputs = [splat_scalar(builder, builder.load(builder.gep(a_k, [offset])), vector) for offset in row_offsets]
+    products = ((scalar, weight) for scalar in inputs for weight in weights)
+    next_values = [
+        builder.add(k, I64(1)),
+        builder.gep(a_k, [depth_stride]),
+        builder.gep(b_k, [I64(VECTORS_PER_PANEL * width)]),
+        *(call_llvm(builder, "fma", vector, *pair, total) for pair, total in zip(products, sums, strict=True)),
+    ]
+    for phi, value in zip(carried, next_values, strict=True):
+        phi.add_incoming(value, body)
+    builder.branch(head)
+
+    builder.position_at_end(done)
+    for value, cell in zip(sums, result_cells, strict=True):
+        store_vector(builder, value, cell)
+
+
+@inlined
+def panel_width(array):
+    """Columns of a packed panel of the dtype of `array`."""
+    return VECTORS_PER_PANEL * lanes(array)
+
+
+@kernel
+def multiply(a, a0, row_stride, depth_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride):
+    """C = S + A @ B for `rows` rows and `panels` panels; overwrites C. Matrices and bits as in `multiply_tile`."""
+    width = panel_width(b)
+    panel_stride = depth * width
+    # A panel that serves one block of rows is read once and needs no blocks of depth.
+    depth_block = DEPTH_BLOCK if rows > TILE_ROWS else depth
+    k = 0
+    while True:
+        block = min(depth_block, depth - k)
+        a_k = a0 + k * depth_stride
+        p = 0
+        while p < panels:
+            b_p, s_p, c_p = b0 + p * panel_stride + k * width, s0 + p * width, c0 + p * width
+            left = panels - p
+            # Few rows take several panels at once: eight sums hide the latency of a fused multiply-add.
+            if rows == 1 and left >= 4:
+                multiply_tile(1, 4, rows, a, a_k, row_stride, depth_stride, b, b_p, panel_stride, block,
+                              start, s_p, start_stride, c, c_p, c_stride)  # fmt: skip
+                p += 4
+                continue
+            if rows == 2 and left >= 2:
+                multiply_tile(2, 2, rows, a, a_k, row_stride, depth_stride, b, b_p, panel_stride, block,
+                              start, s_p, start_stride, c, c_p, c_stride)  # fmt: skip
+                p += 2
+                continue
+            r = 0
+            while r < rows:
+                height = _tile_height(rows - r)
+                a_r, s_r, c_r = a_k + r * row_stride, s_p + r * start_stride, c_p + r * c_stride
+                if left >= WIDE_PANELS:
+                    multiply_tile(TILE_ROWS, WIDE_PANELS, height, a, a_r, row_stride, depth_stride,
+                                  b, b_p, panel_stride, block, start, s_r, start_stride, c, c_r, c_stride)  # fmt: skip
+                else:
+                    multiply_tile(TILE_ROWS, 1, height, a, a_r, row_stride, depth_stride,
+                                  b, b_p, panel_stride, block, start, s_r, start_stride, c, c_r, c_stride)  # fmt: skip
+                r += height
+            p += WIDE_PANELS if left >= WIDE_PANELS else 1
+        k += block
+        if k >= depth:
+            return
+        start, s0, start_stride = c, c0, c_stride
+
+
+@inlined
+def _tile_height(rows_left):
+    """Rows of the next tile; the last two are of like size, as 4 + 3 rows keep the units busier than 6 + 1."""
+    if TILE_ROWS < rows_left < 2 * TILE_ROWS:
+        return (rows_left + 1) // 2
+    return min(rows_left, TILE_ROWS)

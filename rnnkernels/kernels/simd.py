@@ -1,0 +1,400 @@
+"""Vectors of the host's width as Numba values.
+
+`load(a, i)` gives a `Vector` of LANES elements of the flat array `a`; `+ - * /`, `fma` and the functions below work on
+vectors, and `store(a, i, v)` writes one. So a kernel states its vector code instead of hoping that the compiler finds
+it, each lane rounds as the same scalar expression would, and neither aliasing nor a tail changes the result.
+
+Offsets count elements. Nothing is checked: an address outside its array is the caller's fault.
+"""
+
+import operator
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.np import arrayobj
+
+from rnnkernels.kernels.jit import VECTOR_BYTES_FORCED
+
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+
+
+def _host_registers():
+    """Bytes of a vector register and number of such registers, from the features that Numba compiles for."""
+    features = get_host_cpu_features().split(",")
+    if "+avx512f" in features:
+        return 64, 32
+    if "+avx" in features:
+        return 32, 16
+    return 16, 16 if llvm.get_process_triple().startswith(("x86_64", "i686")) else 32
+
+
+VECTOR_BYTES, VECTOR_REGISTERS = _host_registers()
+if VECTOR_BYTES_FORCED:  # tests of the code generated for other hosts; LLVM splits what the host does not have
+    VECTOR_BYTES = int(VECTOR_BYTES_FORCED)
+
+
+def lanes_of(dtype):
+    """Elements of a vector of a NumPy dtype."""
+    return VECTOR_BYTES // dtype.itemsize
+
+
+class Vector(types.Type):
+    """Numba type of a vector register of float32 or float64."""
+
+    def __init__(self, element):
+        self.element = element
+        self.lanes = VECTOR_BYTES * 8 // element.bitwidth
+        super().__init__(name=f"Vector({element}, {self.lanes})")
+
+    @property
+    def key(self):
+        return self.element, self.lanes
+
+
+def _llvm_element(element):
+    return ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
+
+
+def llvm_vector(vector):
+    """The LLVM type of a `Vector`."""
+    return ir.VectorType(_llvm_element(vector.element), vector.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        super().__init__(manager, vector, llvm_vector(vector))
+
+
+def array_data(context, builder, array_type, array):
+    """Pointer to the first element of an array argument."""
+    return arrayobj.make_array(array_type)(context, builder, array).data
+
+
+def _element_bytes(vector_type):
+    return 4 if isinstance(vector_type.element, ir.FloatType) else 8
+
+
+def load_vector(builder, pointer, vector_type):
+    """Emit a vector load."""
+    value = builder.load(builder.bitcast(pointer, vector_type.as_pointer()))
+    value.align = _element_bytes(vector_type)  # arrays of NumPy are aligned to elements, not to vectors
+    return value
+
+
+def store_vector(builder, value, pointer):
+    """Emit a vector store."""
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = _element_bytes(value.type)
+
+
+def splat_scalar(builder, scalar, vector_type):
+    """Emit a vector with `scalar` in every lane."""
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    first = ir.Constant(ir.VectorType(I32, vector_type.count), [0] * vector_type.count)
+    return builder.shuffle_vector(builder.insert_element(undefined, scalar, ir.Constant(I32, 0)), undefined, first)
+
+
+def _operand(context, builder, value, source, vector):
+    """`value` as a vector: itself, or a number rounded to the element type and repeated in every lane."""
+    if isinstance(source, Vector):
+        return value
+    scalar = context.cast(builder, value, source, vector.element)
+    return splat_scalar(builder, scalar, llvm_vector(vector))
+
+
+def _common_vector(*operands):
+    """The vector type of an expression of vectors and numbers; None if it is not one."""
+    vectors = {t for t in operands if isinstance(t, Vector)}
+    numbers = all(isinstance(t, (Vector, types.Number)) for t in operands)
+    return vectors.pop() if len(vectors) == 1 and numbers else None
+
+
+def _define_operator(function, instruction):
+    @type_callable(function)
+    def type_operator(context):
+        return lambda left, right: _common_vector(left, right)
+
+    def lower_operator(context, builder, sig, args):
+        left, right = (_operand(context, builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
+        return getattr(builder, instruction)(left, right)
+
+    for left, right in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(function, left, right)(lower_operator)
+
+
+_define_operator(operator.add, "fadd")
+_define_operator(operator.sub, "fsub")
+_define_operator(operator.mul, "fmul")
+_define_operator(operator.truediv, "fdiv")
+
+
+def _vector_function(generate):
+    """Make an intrinsic of vectors and numbers that returns a vector; `generate(builder, vector_type, *operands)`."""
+
+    def typing(*operands):
+        vector = _common_vector(*operands)
+        if vector is None:
+            return None
+
+        def codegen(context, builder, sig, args):
+            values = [_operand(context, builder, v, t, vector) for v, t in zip(args, sig.args, strict=True)]
+            return generate(builder, llvm_vector(vector), *values)
+
+        return vector(*operands), codegen
+
+    return typing
+
+
+def call_llvm(builder, name, result, *operands):
+    """Emit a call of the vector intrinsic `llvm.<name>`."""
+    suffix = f"v{result.count}f{8 * _element_bytes(result)}"
+    signature = ir.FunctionType(result, [o.type for o in operands])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), operands)
+
+
+def _int_vector(vector_type):
+    return ir.VectorType(ir.IntType(8 * _element_bytes(vector_type)), vector_type.count)
+
+
+def _power_of_two(builder, vector_type, exponent):
+    mantissa_bits, bias = (23, 127) if _element_bytes(vector_type) == 4 else (52, 1023)
+    every_bias, every_shift = (ir.Constant(exponent.type, [n] * vector_type.count) for n in (bias, mantissa_bits))
+    return builder.bitcast(builder.shl(builder.add(exponent, every_bias), every_shift), vector_type)
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """`a * b + c`, rounded once."""
+    return _vector_function(lambda builder, v, *abc: call_llvm(builder, "fma", v, *abc))(a, b, c)
+
+
+@intrinsic
+def absolute(typingctx, a):
+    """`|a|`."""
+    return _vector_function(lambda builder, v, x: call_llvm(builder, "fabs", v, x))(a)
+
+
+@intrinsic
+def copysign(typingctx, magnitude, sign):
+    """`magnitude` with the sign of `sign`."""
+    return _vector_function(lambda builder, v, m, s: call_llvm(builder, "copysign", v, m, s))(magnitude, sign)
+
+
+@intrinsic
+def clamp_below(typingctx, a, low):
+    """The larger of `a` and `low`; NaN where `a` is NaN."""
+
+    def generate(builder, v, x, bound):
+        return builder.select(builder.fcmp_ordered("<", x, bound), bound, x)
+
+    return _vector_function(generate)(a, low)
+
+
+@intrinsic
+def clamp_above(typingctx, a, high):
+    """The smaller of `a` and `high`; NaN where `a` is NaN."""
+
+    def generate(builder, v, x, bound):
+        return builder.select(builder.fcmp_ordered(">", x, bound), bound, x)
+
+    return _vector_function(generate)(a, high)
+
+
+@intrinsic
+def maximum(typingctx, a, b):
+    """The larger of `a` and `b`; `b` where either is NaN."""
+
+    def generate(builder, v, x, y):
+        return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+    return _vector_function(generate)(a, b)
+
+
+def _reduction(vector, name, *start):
+    """An intrinsic's result for a sum or maximum over the lanes of `vector`, in a fixed order."""
+
+    def codegen(context, builder, sig, args):
+        v = args[0].type
+        operands = [*(ir.Constant(v.element, s) for s in start), args[0]]
+        signature = ir.FunctionType(v.element, [o.type for o in operands])
+        name_of_type = f"llvm.vector.reduce.{name}.v{v.count}f{8 * _element_bytes(v)}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, signature, name_of_type), operands)
+
+    return vector.element(vector), codegen
+
+
+@intrinsic
+def reduce_add(typingctx, a):
+    """Sum of the lanes, from the first to the last."""
+    return _reduction(a, "fadd", 0.0)
+
+
+@intrinsic
+def reduce_max(typingctx, a):
+    """Largest of the lanes that are no NaN."""
+    return _reduction(a, "fmax")
+
+
+@intrinsic
+def where_negative(typingctx, test, a, b):
+    """`a` in the lanes where `test < 0`, `b` in the others."""
+
+    def generate(builder, v, t, x, y):
+        return builder.select(builder.fcmp_ordered("<", t, ir.Constant(v, [0.0] * v.count)), x, y)
+
+    return _vector_function(generate)(test, a, b)
+
+
+@intrinsic
+def power_of_two(typingctx, n, shifter):
+    """`2**n`, where `n` is a whole number that was added to `shifter` = 1.5 * 2**(mantissa bits).
+
+    The sum `n + shifter` is passed as `n`: its low bits are the integer. The power must be a normal number.
+    """
+
+    def generate(builder, v, shifted, origin):
+        exponent = builder.sub(*(builder.bitcast(x, _int_vector(v)) for x in (shifted, origin)))
+        return _power_of_two(builder, v, exponent)
+
+    return _vector_function(generate)(n, shifter)
+
+
+@intrinsic
+def scale_by_power_of_two(typingctx, a, n, shifter):
+    """`a * 2**n` with `n` and `shifter` as in `power_of_two`; NaN in `a` stays NaN.
+
+    Two steps of half the exponent each: a subnormal result is rounded once, and no power overflows.
+    """
+
+    def generate(builder, v, x, shifted, origin):
+        exponent = builder.sub(*(builder.bitcast(s, _int_vector(v)) for s in (shifted, origin)))
+        half = builder.ashr(exponent, ir.Constant(exponent.type, [1] * v.count))
+        x = builder.fmul(x, _power_of_two(builder, v, half))
+        return builder.fmul(x, _power_of_two(builder, v, builder.sub(exponent, half)))
+
+    return _vector_function(generate)(a, n, shifter)
+
+
+def vector_of(array):
+    """The `Vector` of the dtype of an array type."""
+    return Vector(array.dtype)
+
+
+@intrinsic
+def splat(typingctx, like, number):
+    """A vector of the dtype of the array `like` with `number` in every lane."""
+    vector = vector_of(like)
+
+    def codegen(context, builder, sig, args):
+        return _operand(context, builder, args[1], sig.args[1], vector)
+
+    return vector(like, number), codegen
+
+
+@intrinsic
+def is_float32(typingctx, like):
+    """Whether `like`, a vector or an array, is of float32; a constant, so that the other branch costs nothing."""
+    element = like.element if isinstance(like, Vector) else like.dtype
+
+    def codegen(context, builder, sig, args):
+        return context.get_constant(types.boolean, element == types.float32)
+
+    return types.boolean(like), codegen
+
+
+@intrinsic
+def by_dtype(typingctx, like, for_float32, for_float64):
+    """One of two numbers as a vector like `like`."""
+    if not isinstance(like, Vector):
+        return None
+
+    def codegen(context, builder, sig, args):
+        position = 1 if like.element == types.float32 else 2
+        return _operand(context, builder, args[position], sig.args[position], like)
+
+    return like(like, for_float32, for_float64), codegen
+
+
+@intrinsic
+def load(typingctx, array, offset):
+    """LANES elements from `array[offset]` on."""
+    vector = vector_of(array)
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]])
+        return load_vector(builder, pointer, llvm_vector(vector))
+
+    return vector(array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, offset, value):
+    """Write LANES elements from `array[offset]` on."""
+
+    def codegen(context, builder, sig, args):
+        store_vector(builder, args[2], builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+def _mask(builder, vector_type, count):
+    """The first `count` lanes."""
+    lanes = ir.VectorType(I64, vector_type.count)
+    numbers = ir.Constant(lanes, list(range(vector_type.count)))
+    return builder.icmp_signed("<", numbers, splat_scalar(builder, count, lanes))
+
+
+def _masked_name(operation, vector_type):
+    return f"llvm.masked.{operation}.v{vector_type.count}f{8 * _element_bytes(vector_type)}.p0"
+
+
+@intrinsic
+def load_first(typingctx, array, offset, count):
+    """As `load`, but only the first `count` elements are read; the other lanes are zero. Any `count` will do."""
+    vector = vector_of(array)
+
+    def codegen(context, builder, sig, args):
+        v = llvm_vector(vector)
+        pointer = builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]])
+        mask = _mask(builder, v, args[2])
+        zero = ir.Constant(v, [0.0] * v.count)
+        align = ir.Constant(I32, _element_bytes(v))
+        signature = ir.FunctionType(v, [pointer.type, I32, mask.type, v])
+        function = cgutils.get_or_insert_function(builder.module, signature, _masked_name("load", v))
+        return builder.call(function, [pointer, align, mask, zero])
+
+    return vector(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_first(typingctx, array, offset, count, value):
+    """As `store`, but only the first `count` elements are written. Any `count` will do."""
+
+    def codegen(context, builder, sig, args):
+        v = args[3].type
+        pointer = builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]])
+        mask = _mask(builder, v, args[2])
+        align = ir.Constant(I32, _element_bytes(v))
+        signature = ir.FunctionType(ir.VoidType(), [v, pointer.type, I32, mask.type])
+        function = cgutils.get_or_insert_function(builder.module, signature, _masked_name("store", v))
+        builder.call(function, [args[3], pointer, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, value), codegen
+
+
+@intrinsic
+def lanes(typingctx, array):
+    """LANES of the dtype of `array`, a constant to the compiler."""
+    count = vector_of(array).lanes
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(I64, count)
+
+    return types.intp(array), codegen

@@ -1,0 +1,80 @@
+"""The masked softmax loss over sequences."""
+
+from typing import Any
+
+import numpy as np
+
+from rnnkernels._checks import check_axes, check_floats, check_index_range, check_indices, check_mask, check_shape
+from rnnkernels._memory import empty
+from rnnkernels._threads import segments
+from rnnkernels.kernels import loss as kernels
+
+FLOPS_PER_SCORE = 40
+"""Operations on one score, about; divides long calls, see `segments`."""
+
+
+def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> tuple[np.floating, np.ndarray]:
+    """Cross-entropy of softmax scores against labels, summed over the steps and averaged over the sequences.
+
+    Parameters
+    ----------
+    x : array_like of shape (N, T, V)
+        Scores, float32 or float64.
+    y : array_like of integers of shape (N, T)
+        Labels, 0 <= label < V. Where the mask is 0 they are not read and may be anything.
+    mask : array_like of shape (N, T)
+        Booleans, or weights of the steps. A step of weight 0 adds nothing to the loss, and its gradient is 0.
+    verbose : bool, default False
+        Whether to print the shape of the gradient as a table of N * T rows.
+
+    Returns
+    -------
+    loss : floating
+        Sum of mask * -log(softmax(x)[y]), divided by N, in the dtype of `x`.
+    dx : ndarray of shape (N, T, V)
+        Gradient of the loss with respect to `x`.
+
+    Raises
+    ------
+    IndexError
+        If a label is outside its range where the mask is not 0.
+    TypeError
+        If `x` is neither of float32 or float64 nor of integers, `y` not of integers, or `mask` not of booleans or
+        real numbers.
+    ValueError
+        If a shape does not fit.
+
+    Notes
+    -----
+    With p = softmax(x) along the last axis::
+
+        loss     = -sum over n, t of mask[n, t] * log(p[n, t, y[n, t]]) / N
+        dx[n, t] = mask[n, t] * (p[n, t] - onehot(y[n, t])) / N
+
+    The sum is divided by the number of sequences, not by that of the steps that count.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import temporal_softmax_loss
+    >>> loss, dx = temporal_softmax_loss([[[0.0, 0.0], [3.0, 1.0]]], [[0, -1]], [[True, False]])
+    >>> float(loss.round(4))
+    0.6931
+    >>> dx
+    array([[[-0.5,  0.5],
+            [ 0. ,  0. ]]])
+    """
+    (x,) = check_floats("x", x)
+    check_axes("x", x, "(N, T, V)")
+    N, T, V = x.shape
+    y = check_indices("y", y)
+    mask = check_mask("mask", mask)
+    check_shape("y", y, "(N, T)", (N, T), "`x`")
+    check_shape("mask", mask, "(N, T)", (N, T), "`x`")
+    check_index_range("y", y, V, "V", mask != 0)
+    dx = empty((N, T, V), x.dtype)
+    rows = x.reshape(N * T, V), y.reshape(-1), mask.reshape(-1), max(N, 1), dx.reshape(N * T, V)
+    total = sum(kernels.softmax_loss_rows(*rows, begin, end) for begin, end in segments(N * T, FLOPS_PER_SCORE * V))
+    if verbose:
+        print("dx_flat: ", (N * T, V))
+    return x.dtype.type(total / max(N, 1)), dx

@@ -1,0 +1,291 @@
+"""The vanilla RNN with tanh: over whole sequences, and step by step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rnnkernels import _sequence
+from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_step
+from rnnkernels._memory import empty
+from rnnkernels.kernels import rnn as kernels
+
+GATES = 1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RNNCache:
+    """What the backward pass of a vanilla RNN needs; treat it as read-only.
+
+    Attributes
+    ----------
+    x : ndarray of shape (N, T, D)
+        Inputs: the caller's array, not a copy, unless its dtype or layout had to change.
+    h0 : ndarray of shape (N, H)
+        Hidden state before the first step, likewise.
+    Wx, Wh : ndarray of shape (D, H) and (H, H)
+        Weights, likewise.
+    states : ndarray of shape (T, N, U)
+        Hidden states after each step, time-major; U is H rounded up to whole vectors.
+    """
+
+    x: np.ndarray
+    h0: np.ndarray
+    Wx: np.ndarray
+    Wh: np.ndarray
+    states: np.ndarray
+
+    @property
+    def h(self) -> np.ndarray:
+        """Hidden states of shape (N, T, H), a copy."""
+        return np.moveaxis(self.states[..., : self.h0.shape[1]], 0, 1).copy()
+
+    def _in_dtype(self, dtype: np.dtype) -> "RNNCache":
+        if self.x.dtype == dtype:
+            return self
+        states = _sequence.interleaved(_sequence.natural(self.states, self.h0.shape[1], GATES), dtype)
+        return RNNCache(*(a.astype(dtype) for a in (self.x, self.h0, self.Wx, self.Wh)), states)
+
+
+def rnn_forward(
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True
+) -> tuple[np.ndarray, RNNCache | None]:
+    """Run a vanilla RNN over whole sequences.
+
+    Parameters
+    ----------
+    x : array_like of shape (N, T, D)
+        Input sequences, float32 or float64.
+    h0 : array_like of shape (N, H)
+        Hidden state before the first step.
+    Wx : array_like of shape (D, H)
+        Weights of the input.
+    Wh : array_like of shape (H, H)
+        Weights of the hidden state.
+    b : array_like of shape (H,)
+        Bias.
+    keep_cache : bool, default True
+        Whether to keep what `rnn_backward` needs. Without it, memory beyond `h` does not grow with T.
+
+    Returns
+    -------
+    h : ndarray of shape (N, T, H)
+        Hidden states after each step, in the common dtype of the arguments.
+    cache : RNNCache or None
+        For `rnn_backward`; None if `keep_cache` is false.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither of float32 or float64 nor of integers.
+    ValueError
+        If a shape does not fit; the message names the argument.
+
+    See Also
+    --------
+    rnn_backward : Gradients.
+    rnnkernels.reference.rnn_forward : The same in plain NumPy.
+
+    Notes
+    -----
+    For each step t, with h[-1] = h0::
+
+        h[t] = tanh(b + x[t] @ Wx + h[t-1] @ Wh)
+
+    Each element sums the bias, the products with x[t] and those with h[t-1], in this order, by fused multiply-add: its
+    bits depend neither on the other sequences nor on how the steps are divided among calls.
+
+    References
+    ----------
+    .. [1] J. L. Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import rnn_forward
+    >>> h, cache = rnn_forward(np.ones((1, 2, 1)), [[0.0]], [[0.5]], [[1.0]], [0.0])
+    >>> h.round(4)
+    array([[[0.4621],
+            [0.7452]]])
+    """
+    x, h0, Wx, Wh, b, sizes = check_sequence(x, h0, Wx, Wh, b, GATES)
+    return _forward(x, h0, Wx, Wh, b, sizes, keep_cache)
+
+
+def _forward(
+    x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, sizes: Sizes, keep_cache: bool
+) -> tuple[np.ndarray, RNNCache | None]:
+    h = empty((sizes.N, sizes.T, sizes.H), x.dtype)
+    kept_steps = sizes.T if keep_cache else 1
+    states = empty((kept_steps, sizes.N, _sequence.unit_columns(sizes.H, x.dtype)), x.dtype)
+    weights = _sequence.pack_forward(Wx, Wh, b, GATES)
+    _sequence.run_forward(kernels.rnn_sequence_forward, x, h0, weights, h, (states,), sizes, GATES)
+    return h, RNNCache(x, h0, Wx, Wh, states) if keep_cache else None
+
+
+def rnn_backward(dh: Any, cache: RNNCache | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Propagate gradients back through a vanilla RNN over whole sequences.
+
+    Parameters
+    ----------
+    dh : array_like of shape (N, T, H)
+        Gradient of the loss with respect to the hidden states.
+    cache : RNNCache
+        From `rnn_forward`. It is not changed and can be used again.
+
+    Returns
+    -------
+    dx : ndarray of shape (N, T, D)
+    dh0 : ndarray of shape (N, H)
+    dWx : ndarray of shape (D, H)
+    dWh : ndarray of shape (H, H)
+    db : ndarray of shape (H,)
+        Gradients of the arguments of `rnn_forward`, in the wider of the dtypes of `dh` and `cache`.
+
+    Raises
+    ------
+    TypeError
+        If `dh` is not numeric as for `rnn_forward`, or `cache` is not a cache of it.
+    ValueError
+        If `dh` is not of the shape of the hidden states.
+
+    See Also
+    --------
+    rnnkernels.reference.rnn_backward : The same in plain NumPy.
+
+    Notes
+    -----
+    From the last step to the first, with dh[t] including what comes back from step t + 1::
+
+        dz[t]   = dh[t] * (1 - h[t]**2)
+        dh[t-1] = dh[t-1] + dz[t] @ Wh.T
+
+        dx = dz @ Wx.T,   dWx = sum x[t].T @ dz[t],   dWh = sum h[t-1].T @ dz[t],   db = sum dz[t]
+
+    References
+    ----------
+    .. [1] P. J. Werbos, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE
+       78(10), 1990.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import rnn_backward, rnn_forward
+    >>> h, cache = rnn_forward(np.ones((1, 2, 1)), [[0.0]], [[0.5]], [[1.0]], [0.0])
+    >>> dx, dh0, dWx, dWh, db = rnn_backward(np.ones_like(h), cache)
+    >>> dWx.round(4)
+    array([[1.5808]])
+    """
+    cache = check_cache(cache, RNNCache, "rnn_forward")
+    (T, N), H = cache.states.shape[:2], cache.h0.shape[1]
+    dh = check_gradient("dh", dh, "(N, T, H)", (N, T, H), cache.x.dtype)
+    return _backward(dh, cache)
+
+
+def _backward(dh: np.ndarray, cache: RNNCache) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    cache = cache._in_dtype(dh.dtype)
+    sizes = Sizes(*cache.x.shape, cache.h0.shape[1])
+    weights = _sequence.pack_backward(cache.Wx, cache.Wh, GATES)
+    return _sequence.run_backward(
+        kernels.rnn_sequence_backward, cache.x, cache.h0, weights, (cache.states,), dh, (), sizes, GATES
+    )
+
+
+def rnn_step_forward(
+    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True
+) -> tuple[np.ndarray, RNNCache | None]:
+    """Advance a vanilla RNN by one step.
+
+    Parameters
+    ----------
+    x : array_like of shape (N, D)
+        Input of the step, float32 or float64.
+    prev_h : array_like of shape (N, H)
+        Hidden state before the step.
+    Wx : array_like of shape (D, H)
+        Weights of the input.
+    Wh : array_like of shape (H, H)
+        Weights of the hidden state.
+    b : array_like of shape (H,)
+        Bias.
+    keep_cache : bool, default True
+        Whether to keep what `rnn_step_backward` needs.
+
+    Returns
+    -------
+    next_h : ndarray of shape (N, H)
+        Hidden state after the step, the same bits as those of `rnn_forward`.
+    cache : RNNCache or None
+        For `rnn_step_backward`; None if `keep_cache` is false.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither of float32 or float64 nor of integers.
+    ValueError
+        If a shape does not fit; the message names the argument.
+
+    See Also
+    --------
+    rnn_forward : Many steps in one call, and much faster than as many calls.
+
+    References
+    ----------
+    .. [1] J. L. Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990.
+
+    Examples
+    --------
+    >>> from rnnkernels import rnn_step_forward
+    >>> next_h, cache = rnn_step_forward([[1.0]], [[0.0]], [[0.5]], [[1.0]], [0.0])
+    >>> next_h.round(4)
+    array([[0.4621]])
+    """
+    x, (prev_h,), Wx, Wh, b, sizes = check_step(x, (prev_h,), "prev_h", Wx, Wh, b, GATES)
+    h, cache = _forward(x, prev_h, Wx, Wh, b, sizes, keep_cache)
+    return h[:, 0], cache
+
+
+def rnn_step_backward(
+    dnext_h: Any, cache: RNNCache | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Propagate a gradient back through one step of a vanilla RNN.
+
+    Parameters
+    ----------
+    dnext_h : array_like of shape (N, H)
+        Gradient of the loss with respect to the hidden state after the step.
+    cache : RNNCache
+        From `rnn_step_forward`. It is not changed and can be used again.
+
+    Returns
+    -------
+    dx : ndarray of shape (N, D)
+    dprev_h : ndarray of shape (N, H)
+    dWx : ndarray of shape (D, H)
+    dWh : ndarray of shape (H, H)
+    db : ndarray of shape (H,)
+        Gradients of the arguments of `rnn_step_forward`.
+
+    Raises
+    ------
+    TypeError
+        If `dnext_h` is not numeric as for `rnn_step_forward`, or `cache` is not a cache of it.
+    ValueError
+        If `dnext_h` is not of the shape of the hidden state.
+
+    See Also
+    --------
+    rnn_backward : The same for whole sequences, with the equations.
+
+    Examples
+    --------
+    >>> from rnnkernels import rnn_step_backward, rnn_step_forward
+    >>> next_h, cache = rnn_step_forward([[1.0]], [[0.0]], [[0.5]], [[1.0]], [0.0])
+    >>> dx, dprev_h, dWx, dWh, db = rnn_step_backward([[1.0]], cache)
+    >>> dx.round(4)
+    array([[0.3932]])
+    """
+    cache = check_cache(cache, RNNCache, "rnn_step_forward")
+    dnext_h = check_gradient("dnext_h", dnext_h, "(N, H)", cache.h0.shape, cache.x.dtype)
+    dx, dprev_h, dWx, dWh, db = _backward(dnext_h[:, np.newaxis], cache)
+    return dx[:, 0], dprev_h, dWx, dWh, db
