@@ -9,6 +9,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numba
 from numba import njit
 from numba.core.caching import FunctionCache
+from numba.core.types import unliteral
 
 CACHE_IS_ON = os.environ.get("RNNKERNELS_CACHE", "1") != "0"
 VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
@@ -44,27 +46,36 @@ class PackageCache(FunctionCache):
         self._cache_file._source_stamp = source_stamp()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Read machine code, or return None."""
         try:
             return super().load_overload(sig, target_context)
         except (OSError, EOFError, pickle.PickleError):  # damaged, or removed while we read it: compile again
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
+        """Write machine code, if that can be done."""
+        with suppress(OSError):  # disk full, or the folder became read-only
             super().save_overload(sig, data)
-        except OSError:  # disk full, or the folder became read-only
-            pass
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` on its first call, once per dtype, and keep the machine code on disk."""
     dispatcher = njit(**OPTIONS)(function)
+    _forget_literals(dispatcher)
     if CACHE_IS_ON and not numba.config.DISABLE_JIT:
-        try:
+        with suppress(RuntimeError, OSError):  # no folder can be written to: compile in every process
             dispatcher._cache = PackageCache(function)
-        except (RuntimeError, OSError):  # no folder can be written to: compile in every process
-            pass
     return dispatcher
+
+
+def _forget_literals(dispatcher: Any) -> None:
+    """Let calls from other kernels that pass a number such as 0 share the code for integers, and not compile anew."""
+    template_of = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        return template_of([unliteral(a) for a in args], {name: unliteral(a) for name, a in kws.items()})
+
+    dispatcher.get_call_template = get_call_template
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -28,8 +28,9 @@ VECTORS_PER_PANEL = 2
 TILE_ROWS = 6
 """Rows of the full tile: with two vectors of columns, 12 sums + 2 weights + 1 input fill 15 of 16 registers."""
 
-WIDE_PANELS = 1 if VECTOR_REGISTERS < 32 else 2
-"""Panels of the tiles of 4 to 6 rows: 32 registers hold 6 rows x 4 vectors."""
+# Panels that a tile of 1, 2, .. TILE_ROWS rows takes at once: few rows take several, since eight sums hide the latency
+# of a fused multiply-add; 32 registers hold 6 rows x 4 vectors.
+PANEL_GROUPS = (4, 2, 1, 1, 1, 1) if VECTOR_REGISTERS < 32 else (4, 4, 2, 2, 2, 2)
 
 DEPTH_BLOCK = 256
 """Depth of the part of a panel that all rows use in turn: 256 lines of 64 bytes fill half of a 32 KiB L1 cache."""
@@ -40,24 +41,21 @@ def panel_columns(dtype):
     return VECTORS_PER_PANEL * VECTOR_BYTES // dtype.itemsize
 
 
-@intrinsic(prefer_literal=True)
-def multiply_tile(typingctx, most_rows, panels, rows, a, a0, row_stride, depth_stride, b, b0, panel_stride, depth,
+@intrinsic
+def multiply_tile(typingctx, rows, panels, a, a0, row_stride, depth_stride, b, b0, panel_stride, depth,
                   start, s0, start_stride, c, c0, c_stride):  # fmt: skip
-    """C = S + A @ B for `rows` = 1 .. `most_rows` rows and `panels` panels; the sums stay in registers.
+    """C = S + A @ B for 1 .. TILE_ROWS rows and 1 or PANEL_GROUPS[rows - 1] panels; the sums stay in registers.
 
-    `most_rows` and `panels` are literal: there is code for each number of rows. A[r, k] is
-    a[a0 + r * row_stride + k * depth_stride]; line k of panel p starts at
+    A[r, k] is a[a0 + r * row_stride + k * depth_stride]. Line k of panel p starts at
     b[b0 + p * panel_stride + k * columns of a panel]. S and C are rows of columns at their strides; they may be the
     same place. Each element of C starts from its element of S and adds A[r, k] * B[k, column] for k = 0 .. depth - 1,
     in this order, by fused multiply-add: whatever the tile, the bits are the same.
     """
-    if not (isinstance(most_rows, types.IntegerLiteral) and isinstance(panels, types.IntegerLiteral)):
-        return None
     n = types.intp
 
     def codegen(context, builder, sig, args):
-        a, b, s, c = (array_data(context, builder, sig.args[i], args[i]) for i in (3, 7, 11, 14))
-        _, _, rows, _, a0, row_stride, depth_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = args
+        a, b, s, c = (array_data(context, builder, sig.args[i], args[i]) for i in (2, 6, 10, 13))
+        rows, panels, _, a0, row_stride, depth_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = args
         operands = (
             (builder.gep(a, [a0]), row_stride, depth_stride),
             (builder.gep(b, [b0]), panel_stride),
@@ -67,19 +65,20 @@ def multiply_tile(typingctx, most_rows, panels, rows, a, a0, row_stride, depth_s
         )
         done = builder.append_basic_block("done")
         impossible = builder.append_basic_block("impossible")
-        choice = builder.switch(rows, impossible)
-        for row_count in range(1, most_rows.literal_value + 1):
-            block = builder.append_basic_block(f"rows{row_count}")
-            choice.add_case(I64(row_count), block)
-            builder.position_at_end(block)
-            _emit_tile(builder, llvm_vector(vector_of(sig.args[3])), row_count, panels.literal_value, *operands)
-            builder.branch(done)
+        choice = builder.switch(builder.add(builder.mul(rows, I64(8)), panels), impossible)
+        for row_count, group in enumerate(PANEL_GROUPS, 1):
+            for panel_count in {1, group}:
+                block = builder.append_basic_block(f"tile{row_count}x{panel_count}")
+                choice.add_case(I64(8 * row_count + panel_count), block)
+                builder.position_at_end(block)
+                _emit_tile(builder, llvm_vector(vector_of(sig.args[2])), row_count, panel_count, *operands)
+                builder.branch(done)
         builder.position_at_end(impossible)
         builder.unreachable()
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(most_rows, panels, n, a, n, n, n, b, n, n, n, start, n, n, c, n, n), codegen
+    return types.void(n, n, a, n, n, n, b, n, n, n, start, n, n, c, n, n), codegen
 
 
 def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
@@ -140,53 +139,40 @@ def panel_width(array):
     return VECTORS_PER_PANEL * lanes(array)
 
 
-@kernel
-def multiply(a, a0, row_stride, depth_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride):
-    """C = S + A @ B for `rows` rows and `panels` panels; overwrites C. Matrices and bits as in `multiply_tile`."""
-    width = panel_width(b)
-    panel_stride = depth * width
-    # A panel that serves one block of rows is read once and needs no blocks of depth.
-    depth_block = DEPTH_BLOCK if rows > TILE_ROWS else depth
-    k = 0
-    while True:
-        block = min(depth_block, depth - k)
-        a_k = a0 + k * depth_stride
-        p = 0
-        while p < panels:
-            b_p, s_p, c_p = b0 + p * panel_stride + k * width, s0 + p * width, c0 + p * width
-            left = panels - p
-            # Few rows take several panels at once: eight sums hide the latency of a fused multiply-add.
-            if rows == 1 and left >= 4:
-                multiply_tile(1, 4, rows, a, a_k, row_stride, depth_stride, b, b_p, panel_stride, block,
-                              start, s_p, start_stride, c, c_p, c_stride)  # fmt: skip
-                p += 4
-                continue
-            if rows == 2 and left >= 2:
-                multiply_tile(2, 2, rows, a, a_k, row_stride, depth_stride, b, b_p, panel_stride, block,
-                              start, s_p, start_stride, c, c_p, c_stride)  # fmt: skip
-                p += 2
-                continue
-            r = 0
-            while r < rows:
-                height = _tile_height(rows - r)
-                a_r, s_r, c_r = a_k + r * row_stride, s_p + r * start_stride, c_p + r * c_stride
-                if left >= WIDE_PANELS:
-                    multiply_tile(TILE_ROWS, WIDE_PANELS, height, a, a_r, row_stride, depth_stride,
-                                  b, b_p, panel_stride, block, start, s_r, start_stride, c, c_r, c_stride)  # fmt: skip
-                else:
-                    multiply_tile(TILE_ROWS, 1, height, a, a_r, row_stride, depth_stride,
-                                  b, b_p, panel_stride, block, start, s_r, start_stride, c, c_r, c_stride)  # fmt: skip
-                r += height
-            p += WIDE_PANELS if left >= WIDE_PANELS else 1
-        k += block
-        if k >= depth:
-            return
-        start, s0, start_stride = c, c0, c_stride
-
-
 @inlined
 def _tile_height(rows_left):
     """Rows of the next tile; the last two are of like size, as 4 + 3 rows keep the units busier than 6 + 1."""
     if TILE_ROWS < rows_left < 2 * TILE_ROWS:
         return (rows_left + 1) // 2
     return min(rows_left, TILE_ROWS)
+
+
+@kernel
+def multiply(a, a0, row_stride, depth_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride):
+    """C = S + A @ B for `rows` rows and `panels` panels; overwrites C. Matrices and bits as in `multiply_tile`."""
+    if rows == 0:
+        return
+    width = panel_width(b)
+    panel_stride = depth * width
+    most_panels = PANEL_GROUPS[min(rows, TILE_ROWS) - 1]
+    # A panel that serves one tile is read once and needs no blocks of depth.
+    depth_block = DEPTH_BLOCK if rows > TILE_ROWS else depth
+    k = 0
+    while True:
+        block = min(depth_block, depth - k)
+        p = 0
+        while p < panels:
+            group = most_panels if p + most_panels <= panels else 1
+            r = 0
+            while r < rows:
+                height = _tile_height(rows - r)
+                multiply_tile(height, group, a, a0 + r * row_stride + k * depth_stride, row_stride, depth_stride,
+                              b, b0 + p * panel_stride + k * width, panel_stride, block,
+                              start, s0 + r * start_stride + p * width, start_stride,
+                              c, c0 + r * c_stride + p * width, c_stride)  # fmt: skip
+                r += height
+            p += group
+        k += block
+        if k >= depth:
+            return
+        start, s0, start_stride = c, c0, c_stride
