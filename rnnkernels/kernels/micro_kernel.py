@@ -5,6 +5,7 @@ padded with zeros; a panel holds its `depth` lines one after the other. The tile
 and keeps its sums in registers.
 """
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -94,10 +95,12 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
         rows = [builder.gep(pointer, [builder.mul(stride, I64(r))]) for r in range(row_count)]
         return [builder.gep(row, [I64(v * width)]) for row in rows for v in range(vector_count)]
 
-    row_offsets = [builder.mul(row_stride, I64(r)) for r in range(row_count)]
+    # LLVM would reach each row from the last in a chain of additions that takes as long as the multiplications, or
+    # keep a pointer for each row of each unrolled step in memory. It does not if it cannot see the distances.
+    rows = [_opaque(builder, builder.gep(a_first, [builder.mul(row_stride, I64(r))])) for r in range(row_count)]
     panel_offsets = [builder.mul(panel_stride, I64(p)) for p in range(panel_count)]
     result_cells = cells(c)
-    first = [I64(0), a_first, b_first, *(load_vector(builder, cell, vector) for cell in cells(s))]
+    first = [I64(0), I64(0), b_first, *(load_vector(builder, cell, vector) for cell in cells(s))]
 
     entry = builder.block
     head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
@@ -106,21 +109,21 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
     carried = [builder.phi(value.type) for value in first]
     for phi, value in zip(carried, first, strict=True):
         phi.add_incoming(value, entry)
-    k, a_k, b_k, *sums = carried
+    k, offset, b_k, *sums = carried
     builder.cbranch(builder.icmp_signed("<", k, depth), body, done)
 
     builder.position_at_end(body)
-    lines = [builder.gep(b_k, [offset]) for offset in panel_offsets]
+    lines = [builder.gep(b_k, [distance]) for distance in panel_offsets]
     weights = [
         load_vector(builder, builder.gep(line, [I64(v * width)]), vector)
         for line in lines
         for v in range(VECTORS_PER_PANEL)
     ]
-    inputs = [splat_scalar(builder, builder.load(builder.gep(a_k, [offset])), vector) for offset in row_offsets]
+    inputs = [splat_scalar(builder, builder.load(builder.gep(row, [offset])), vector) for row in rows]
     products = ((scalar, weight) for scalar in inputs for weight in weights)
     next_values = [
         builder.add(k, I64(1)),
-        builder.gep(a_k, [depth_stride]),
+        _opaque(builder, builder.add(offset, depth_stride)),
         builder.gep(b_k, [I64(VECTORS_PER_PANEL * width)]),
         *(call_llvm(builder, "fma", vector, *pair, total) for pair, total in zip(products, sums, strict=True)),
     ]
@@ -131,6 +134,11 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
     builder.position_at_end(done)
     for value, cell in zip(sums, result_cells, strict=True):
         store_vector(builder, value, cell)
+
+
+def _opaque(builder, value):
+    """The same pointer or integer, of which the optimiser knows nothing: the result of an empty instruction."""
+    return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], side_effect=False)
 
 
 @inlined
