@@ -74,7 +74,8 @@ class LSTMCache:
         hidden = self.h0.shape[1]
         gates = _sequence.interleaved(_sequence.natural(self.gates, hidden, GATES), dtype)
         cells = _sequence.interleaved(_sequence.natural(self.cells, hidden, 1), dtype)
-        return LSTMCache(*(a.astype(dtype) for a in (self.x, self.h0, self.Wx, self.Wh)), gates, cells)
+        x, h0, Wx, Wh = (a.astype(dtype) for a in (self.x, self.h0, self.Wx, self.Wh))
+        return LSTMCache(x, h0, Wx, Wh, gates, cells)
 
 
 def lstm_forward(
@@ -243,7 +244,8 @@ def lstm_backward(
 def _backward(
     dh: np.ndarray, dc: np.ndarray | None, cache: LSTMCache
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    sizes = Sizes(*cache.x.shape, cache.h0.shape[1])
+    N, T, D = cache.x.shape
+    sizes = Sizes(N, T, D, cache.h0.shape[1])
     carried = aligned_zeros((sizes.N, cache.cells.shape[2]), dh.dtype)
     if dc is not None:
         carried[:, : sizes.H] = dc

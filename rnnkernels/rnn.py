@@ -44,7 +44,8 @@ class RNNCache:
         if self.x.dtype == dtype:
             return self
         states = _sequence.interleaved(_sequence.natural(self.states, self.h0.shape[1], GATES), dtype)
-        return RNNCache(*(a.astype(dtype) for a in (self.x, self.h0, self.Wx, self.Wh)), states)
+        x, h0, Wx, Wh = (a.astype(dtype) for a in (self.x, self.h0, self.Wx, self.Wh))
+        return RNNCache(x, h0, Wx, Wh, states)
 
 
 def rnn_forward(
@@ -184,7 +185,8 @@ def rnn_backward(dh: Any, cache: RNNCache | None) -> tuple[np.ndarray, np.ndarra
 
 def _backward(dh: np.ndarray, cache: RNNCache) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     cache = cache._in_dtype(dh.dtype)
-    sizes = Sizes(*cache.x.shape, cache.h0.shape[1])
+    N, T, D = cache.x.shape
+    sizes = Sizes(N, T, D, cache.h0.shape[1])
     weights = _sequence.pack_backward(cache.Wx, cache.Wh, GATES)
     return _sequence.run_backward(
         kernels.rnn_sequence_backward, cache.x, cache.h0, weights, (cache.states,), dh, (), sizes, GATES

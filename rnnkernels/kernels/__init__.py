@@ -1,0 +1,41 @@
+"""The compiled half of the package: plain functions on plain arrays, which check nothing.
+
+Design
+------
+A layer has three phases, and a pass over a sequence runs them chunk by chunk of time steps, so that what one phase
+writes is still in a cache when the next one reads it::
+
+    forward     project     z = b + x @ Wx                      all steps of a chunk at once
+                recur       z[t] += h[t-1] @ Wh; cell(z[t])     step by step, the only serial part
+    backward    recur       dz[t] = cell'(dh[t]); dh[t-1] += dz[t] @ Wh.T
+                accumulate  dx, dWx, dWh, db                    all steps of a chunk at once
+
+Each product is `micro_kernel.multiply`, a register tile over packed panels; each cell works on one row of it that is
+still in the first-level cache. Modules, from the ground up::
+
+    jit             the decorators, and the disk cache
+    simd            vectors as values
+    activations     sigmoid, tanh, exp of vectors
+    micro_kernel    the register tile and the product
+    layout          packing, gathering, scattering
+    phases          project and accumulate
+    rnn, lstm       the cells, and their passes over sequences
+    embedding, affine, loss         the other layers
+
+The order of sums
+-----------------
+Each pre-activation starts from the bias, adds x[k] * Wx[k] for k = 0 .. D - 1, then h[k] * Wh[k] for k = 0 .. H - 1,
+by fused multiply-add, in this order. Tiles, chunks and depth blocks stop and resume the sum, and do not reorder it; a
+cell treats each lane alike. So a sequence gives the same bits alone or in a batch, whole or in parts. Gradients of
+weights sum over time-major rows, from the last chunk to the first, in an order that depends on the sizes only.
+
+Contract
+--------
+a) Arguments are already checked: one float dtype, C-contiguous, consistent; indices in range.
+b) A kernel raises nothing, holds no Python object, and runs without the GIL.
+c) Arguments come in the order inputs, weights, outputs, scratch, and last the part of the work to do.
+d) Each output is *overwritten* or *accumulated*; the part that is overwritten is never read before.
+e) Nothing overlaps unless the docstring says so. What a cache holds is read-only.
+f) Two specialisations of each kernel, float32 and float64.
+g) Kernels need Numba's compiler: `NUMBA_DISABLE_JIT=1` leaves `rnnkernels.reference` only.
+"""

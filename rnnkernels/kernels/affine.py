@@ -13,10 +13,10 @@ from rnnkernels.kernels.micro_kernel import multiply, panel_width
 
 @kernel
 def affine_forward(x, weights, start, out, edge, begin, end, block):
-    """Out = start + x @ w for rows `begin .. end`, in blocks of rows; overwrites them.
+    """Affine rows, out = start + x @ w for rows `begin .. end`, in blocks of rows; overwrites them.
 
-    `weights` are the panels of w, `start` (1, columns) is the bias in whole panels; `edge` is scratch of `block` rows of
-    one panel.
+    `weights` are the panels of w, `start` (1, columns) is the bias in whole panels; `edge` is scratch for `block` rows
+    of one panel.
     """
     depth, columns = x.shape[1], out.shape[1]
     width = panel_width(x)

@@ -112,11 +112,11 @@ def pack_transposed(weights, gates, panels):
             units = min(step, hidden - unit * step)
             for gate in range(gates):
                 line = (p * depth + (unit * gates + gate) * step) * width
-                for l in range(min(step, depth - (unit * gates + gate) * step)):
-                    if l >= units:
+                for lane in range(min(step, depth - (unit * gates + gate) * step)):
+                    if lane >= units:
                         fill_row(panels, line, width, 0.0)
                     else:
-                        source = p * width * gates * hidden + gate * hidden + unit * step + l
+                        source = p * width * gates * hidden + gate * hidden + unit * step + lane
                         for column in range(here):
                             packed[line + column] = flat[source + column * gates * hidden]
                         for column in range(here, width):

@@ -56,7 +56,9 @@ def multiply_tile(typingctx, rows, panels, a, a0, row_stride, depth_stride, b, b
 
     def codegen(context, builder, sig, args):
         a, b, s, c = (array_data(context, builder, sig.args[i], args[i]) for i in (2, 6, 10, 13))
-        rows, panels, _, a0, row_stride, depth_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = args
+        rows, panels, _, a0, row_stride, depth_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = (
+            args
+        )
         operands = (
             (builder.gep(a, [a0]), row_stride, depth_stride),
             (builder.gep(b, [b0]), panel_stride),

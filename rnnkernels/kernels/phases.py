@@ -29,14 +29,14 @@ call to call.
 BackwardWorkspace = namedtuple("BackwardWorkspace", "x h dh dz dx dz_panels ones zeros")
 BackwardWorkspace.__doc__ = """Rows of a chunk: inputs, previous hidden states, gradients; and what `accumulate` needs.
 
-`ones` is a single one, `zeros` a row of zeros as wide as `dx`. `dh` has the gradient of the states before the chunk in its first `rows` rows, and so holds one step more; it carries
-the gradient from call to call.
+`ones` is a single one, `zeros` a row of zeros as wide as `dx`. `dh` has the gradient of the states before the chunk in
+its first `rows` rows, and so holds one step more; it carries the gradient from call to call.
 """
 
 
 @kernel
 def project(x, weights, work, first, rows, begin, steps, panels):
-    """Z = b + x @ Wx for the rows of a chunk; overwrites `work.x` and `work.z`."""
+    """Project: z = b + x @ Wx for the rows of a chunk; overwrites `work.x` and `work.z`."""
     gather_steps(x, first, rows, begin, steps, work.x, 0, work.x.shape[1])
     multiply(work.x, 0, work.x.shape[1], 1, steps * rows, weights.Wx, 0, x.shape[2], panels,
              weights.b, 0, 0, work.z, 0, work.z.shape[1])  # fmt: skip
@@ -60,7 +60,7 @@ def gather_earlier_gradients(dh, target, first, rows, begin, steps):
 
 @kernel
 def accumulate(x, weights, dx, gradients, work, first, rows, begin, steps, hidden, columns):
-    """Dx = dz @ Wx.T, overwritten; dWx += x.T @ dz, dWh += h.T @ dz, db += sum of dz: for the rows of a chunk.
+    """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dz, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
     The sums over rows run in time-major order of the chunk.
     """

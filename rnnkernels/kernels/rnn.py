@@ -91,7 +91,8 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, first
                 # h of the last step is no step's previous state; it goes to the spare rows at the end.
                 rnn_cell_backward(units, states, ((start + s) * batch + first + n) * columns,
                                   work.dh, dh_step + (rows + n) * dh_stride,
-                                  work.h, ((s + 1) * rows + n) * h_stride, work.dz, dz_step + n * dz_stride)  # fmt: skip
+                                  work.h, ((s + 1) * rows + n) * h_stride,
+                                  work.dz, dz_step + n * dz_stride)  # fmt: skip
             multiply(work.dz, dz_step, dz_stride, 1, rows, weights.Wh, 0, columns, panels,
                      work.dh, dh_step, dh_stride, work.dh, dh_step, dh_stride)  # fmt: skip
         accumulate(x, weights, dx, gradients, work, first, rows, start, steps, hidden, columns)

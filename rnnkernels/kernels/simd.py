@@ -53,6 +53,7 @@ class Vector(types.Type):
 
     @property
     def key(self):
+        """What makes two of these types equal."""
         return self.element, self.lanes
 
 
