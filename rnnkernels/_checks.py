@@ -191,7 +191,8 @@ def check_sequence(
     x, h0, Wx, Wh, b = check_floats("x h0 Wx Wh b", x, h0, Wx, Wh, b)
     check_axes("x", x, "(N, T, D)")
     check_axes("h0", h0, "(N, H)")
-    sizes = Sizes(*x.shape, h0.shape[1])
+    (N, T, D), H = x.shape, h0.shape[1]
+    sizes = Sizes(N, T, D, H)
     check_shape("h0", h0, "(N, H)", (sizes.N, sizes.H), "`x`")
     check_weights(Wx, Wh, b, sizes.D, sizes.H, gates, "h0")
     return x, h0, Wx, Wh, b, sizes

@@ -26,7 +26,7 @@ VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
 # error_model: a division by zero gives inf or NaN as in NumPy, and costs no branch.
 # fastmath stays off: the order of sums and each rounding are part of what the package promises, and every fused
 # multiply-add is asked for by name.
-OPTIONS = {"nogil": True, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 @cache
@@ -62,7 +62,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` on its first call, once per dtype, and keep the machine code on disk."""
     dispatcher = njit(**OPTIONS)(function)
     _forget_literals(dispatcher)
-    if CACHE_IS_ON and not numba.config.DISABLE_JIT:
+    if CACHE_IS_ON and not getattr(numba.config, "DISABLE_JIT", False):
         with suppress(RuntimeError, OSError):  # no folder can be written to: compile in every process
             dispatcher._cache = PackageCache(function)
     return dispatcher
@@ -80,4 +80,5 @@ def _forget_literals(dispatcher: Any) -> None:
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile `function` into each of its callers; for arithmetic on vectors that must stay in registers."""
-    return njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
+    options = {**OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(**options)(function)
