@@ -6,6 +6,7 @@ lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g.
 """
 
 from rnnkernels import reference
+from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
 from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, word_embedding_forward
@@ -20,6 +21,7 @@ __all__ = [
     "RNNCache",
     "TemporalAffineCache",
     "WordEmbeddingCache",
+    "get_num_threads",
     "lstm_backward",
     "lstm_forward",
     "lstm_step_backward",
@@ -29,6 +31,7 @@ __all__ = [
     "rnn_forward",
     "rnn_step_backward",
     "rnn_step_forward",
+    "set_num_threads",
     "sigmoid",
     "temporal_affine_backward",
     "temporal_affine_forward",

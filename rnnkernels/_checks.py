@@ -259,3 +259,20 @@ def check_mask(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf" and array.size > 0:
         raise TypeError(f"`{name}` must be of booleans or of real numbers, which are weights; got {array.dtype}.")
     return _in_layout(array, FLOAT64)
+
+
+def check_num_threads(num_threads: Any) -> int:
+    """Return a number of threads.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If it is less than 1.
+    """
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int | np.integer):
+        raise TypeError(f"`num_threads` must be an integer; got {type(num_threads).__name__}.")
+    if num_threads < 1:
+        raise ValueError(f"`num_threads` must be at least 1; got {num_threads}.")
+    return int(num_threads)

@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnkernels._checks import Sizes
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
-from rnnkernels._threads import segments
+from rnnkernels._threads import run_team, segments, threads_for
 from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS
 from rnnkernels.kernels import layout, micro_kernel, phases, simd
 
@@ -98,22 +98,25 @@ def run_forward(
     kept: tuple[np.ndarray, ...],
     sizes: Sizes,
     gates: int,
+    num_threads: int | None,
 ) -> None:
     """Run a forward kernel over all steps; overwrites `h` and the arrays in `kept`."""
     dtype = x.dtype
-    columns = gates * unit_columns(sizes.H, dtype)
-    rows = sizes.N
-    step_bytes = max(rows * columns * dtype.itemsize, 1)
-    chunk = max(FORWARD_CHUNK_BYTES // step_bytes, FORWARD_CHUNK_ROWS // max(rows, 1), 1)
-    chunk = min(chunk, max(sizes.T, 1))
+    N, T, D, H = sizes
+    columns = gates * unit_columns(H, dtype)
+    step_bytes = max(N * columns * dtype.itemsize, 1)
+    chunk = max(FORWARD_CHUNK_BYTES // step_bytes, FORWARD_CHUNK_ROWS // max(N, 1), 1)
+    chunk = min(chunk, max(T, 1))
     work = phases.ForwardWorkspace(
-        aligned_empty((chunk * rows, row_stride(sizes.D, dtype)), dtype),
-        aligned_empty((chunk * rows, row_stride(columns, dtype)), dtype),
-        aligned_empty(((chunk + 1) * rows, row_stride(sizes.H, dtype)), dtype),
+        x=aligned_empty((chunk * N, row_stride(D, dtype)), dtype),
+        z=aligned_empty((chunk * N, row_stride(columns, dtype)), dtype),
+        h=aligned_empty(((chunk + 1) * N, row_stride(H, dtype)), dtype),
     )
-    work.h[:rows, : sizes.H] = h0
-    for begin, end in segments(sizes.T, step_flops(sizes, gates)):
-        kernel(x, weights, h, *kept, work, 0, rows, begin, end, chunk)
+    work.h[:N, :H] = h0
+    flops = step_flops(sizes, gates)
+    threads = threads_for(T * flops, panel_columns(H, dtype) // micro_kernel.panel_columns(dtype), num_threads)
+    for begin, end in segments(T, flops):
+        run_team(kernel, (x, weights, h, *kept, work), (begin, end, chunk), threads)
 
 
 def run_backward(
@@ -126,6 +129,7 @@ def run_backward(
     carried: tuple[np.ndarray, ...],
     sizes: Sizes,
     gates: int,
+    num_threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Run a backward kernel from the last step to the first; overwrites the arrays in `carried`.
 
@@ -154,8 +158,10 @@ def run_backward(
     work.dh[:N] = 0
     if T > 0:
         work.dh[:N, :H] = dh[:, -1]
-    for begin, end in reversed(list(segments(T, 2 * step_flops(sizes, gates)))):
-        kernel(x, h0, weights, *kept, dh, *carried, dx, sums, work, 0, N, begin, end, chunk)
+    flops = 2 * step_flops(sizes, gates)
+    threads = threads_for(T * flops, panel_columns(H, dtype) // micro_kernel.panel_columns(dtype), num_threads)
+    for begin, end in reversed(list(segments(T, flops))):
+        run_team(kernel, (x, h0, weights, *kept, dh, *carried, dx, sums, work), (begin, end, chunk), threads)
     dh0 = empty((N, H), dtype)
     dh0[...] = work.dh[:N, :H]
     dWx, dWh, db = empty((D, gates * H), dtype), empty((H, gates * H), dtype), empty((1, gates * H), dtype)

@@ -16,3 +16,6 @@ BACKWARD_CHUNK_ROWS = 256
 SEGMENT_FLOPS = 2e9
 """Work of one kernel call, at the end of which Python sees an interrupt: some 0.03 s where products reach 70 GFLOP/s,
 and less than a second where they reach 3."""
+
+THREAD_FLOPS = 1e7
+"""Work that pays for one more thread: a thread that sleeps wakes up in about 0.1 ms, in which one core does 8e6."""

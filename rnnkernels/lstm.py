@@ -79,7 +79,7 @@ class LSTMCache:
 
 
 def lstm_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, LSTMCache | None]:
     """Run an LSTM over whole sequences, from a cell state of zero.
 
@@ -97,6 +97,8 @@ def lstm_forward(
         Bias, same order.
     keep_cache : bool, default True
         Whether to keep what `lstm_backward` needs. Without it, memory beyond `h` does not grow with T.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -146,7 +148,7 @@ def lstm_forward(
             [0.6505]]])
     """
     x, h0, Wx, Wh, b, sizes = check_sequence(x, h0, Wx, Wh, b, GATES)
-    h, _, cache = _forward(x, h0, None, Wx, Wh, b, sizes, keep_cache)
+    h, _, cache = _forward(x, h0, None, Wx, Wh, b, sizes, keep_cache, num_threads)
     return h, cache
 
 
@@ -159,6 +161,7 @@ def _forward(
     b: np.ndarray,
     sizes: Sizes,
     keep_cache: bool,
+    num_threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]:
     N, T, _, H = sizes
     h = empty((N, T, H), x.dtype)
@@ -169,13 +172,13 @@ def _forward(
     if c0 is not None:
         cells[0, :, :H] = c0
     weights = _sequence.pack_forward(Wx, Wh, b, GATES)
-    _sequence.run_forward(kernels.lstm_sequence_forward, x, h0, weights, h, (gates, cells), sizes, GATES)
+    _sequence.run_forward(kernels.lstm_sequence_forward, x, h0, weights, h, (gates, cells), sizes, GATES, num_threads)
     cache = LSTMCache(x, h0, Wx, Wh, gates, cells) if keep_cache else None
     return h, cells[-1, :, :H], cache
 
 
 def lstm_backward(
-    dh: Any, cache: LSTMCache | None
+    dh: Any, cache: LSTMCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Propagate gradients back through an LSTM over whole sequences.
 
@@ -185,6 +188,8 @@ def lstm_backward(
         Gradient of the loss with respect to the hidden states.
     cache : LSTMCache
         From `lstm_forward`. It is not changed and can be used again.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -237,12 +242,12 @@ def lstm_backward(
     cache = check_cache(cache, LSTMCache, "lstm_forward")
     (T, N), H = cache.gates.shape[:2], cache.h0.shape[1]
     dh = check_gradient("dh", dh, "(N, T, H)", (N, T, H), cache.x.dtype)
-    dx, dh0, _, dWx, dWh, db = _backward(dh, None, cache._in_dtype(dh.dtype))
+    dx, dh0, _, dWx, dWh, db = _backward(dh, None, cache._in_dtype(dh.dtype), num_threads)
     return dx, dh0, dWx, dWh, db
 
 
 def _backward(
-    dh: np.ndarray, dc: np.ndarray | None, cache: LSTMCache
+    dh: np.ndarray, dc: np.ndarray | None, cache: LSTMCache, num_threads: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     N, T, D = cache.x.shape
     sizes = Sizes(N, T, D, cache.h0.shape[1])
@@ -252,13 +257,21 @@ def _backward(
     weights = _sequence.pack_backward(cache.Wx, cache.Wh, GATES)
     kept = (cache.gates, cache.cells)
     dx, dh0, dWx, dWh, db = _sequence.run_backward(
-        kernels.lstm_sequence_backward, cache.x, cache.h0, weights, kept, dh, (carried,), sizes, GATES
+        kernels.lstm_sequence_backward, cache.x, cache.h0, weights, kept, dh, (carried,), sizes, GATES, num_threads
     )
     return dx, dh0, carried[:, : sizes.H], dWx, dWh, db
 
 
 def lstm_step_forward(
-    x: Any, prev_h: Any, prev_c: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True
+    x: Any,
+    prev_h: Any,
+    prev_c: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    keep_cache: bool = True,
+    num_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]:
     """Advance an LSTM by one step.
 
@@ -278,6 +291,8 @@ def lstm_step_forward(
         Bias, same order.
     keep_cache : bool, default True
         Whether to keep what `lstm_step_backward` needs.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -313,12 +328,12 @@ def lstm_step_forward(
     (array([[0.3696]]), array([[0.5568]]))
     """
     x, (prev_h, prev_c), Wx, Wh, b, sizes = check_step(x, (prev_h, prev_c), "prev_h prev_c", Wx, Wh, b, GATES)
-    h, next_c, cache = _forward(x, prev_h, prev_c, Wx, Wh, b, sizes, keep_cache)
+    h, next_c, cache = _forward(x, prev_h, prev_c, Wx, Wh, b, sizes, keep_cache, num_threads)
     return h[:, 0], next_c.copy(), cache
 
 
 def lstm_step_backward(
-    dnext_h: Any, dnext_c: Any, cache: LSTMCache | None
+    dnext_h: Any, dnext_c: Any, cache: LSTMCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Propagate gradients back through one step of an LSTM.
 
@@ -330,6 +345,8 @@ def lstm_step_backward(
         Gradient with respect to the cell state after the step, other than through `next_h`.
     cache : LSTMCache
         From `lstm_step_forward`. It is not changed and can be used again.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -367,5 +384,5 @@ def lstm_step_backward(
     dnext_h = check_gradient("dnext_h", dnext_h, "(N, H)", shape, cache.x.dtype)
     dnext_c = check_gradient("dnext_c", dnext_c, "(N, H)", shape, dnext_h.dtype)
     dh = dnext_h.astype(dnext_c.dtype, copy=False)[:, np.newaxis]
-    dx, dprev_h, dprev_c, dWx, dWh, db = _backward(dh, dnext_c, cache._in_dtype(dnext_c.dtype))
+    dx, dprev_h, dprev_c, dWx, dWh, db = _backward(dh, dnext_c, cache._in_dtype(dnext_c.dtype), num_threads)
     return dx[:, 0], dprev_h, dprev_c.copy(), dWx, dWh, db

@@ -49,7 +49,7 @@ class RNNCache:
 
 
 def rnn_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, RNNCache | None]:
     """Run a vanilla RNN over whole sequences.
 
@@ -67,6 +67,8 @@ def rnn_forward(
         Bias.
     keep_cache : bool, default True
         Whether to keep what `rnn_backward` needs. Without it, memory beyond `h` does not grow with T.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -110,21 +112,30 @@ def rnn_forward(
             [0.7452]]])
     """
     x, h0, Wx, Wh, b, sizes = check_sequence(x, h0, Wx, Wh, b, GATES)
-    return _forward(x, h0, Wx, Wh, b, sizes, keep_cache)
+    return _forward(x, h0, Wx, Wh, b, sizes, keep_cache, num_threads)
 
 
 def _forward(
-    x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, sizes: Sizes, keep_cache: bool
+    x: np.ndarray,
+    h0: np.ndarray,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+    sizes: Sizes,
+    keep_cache: bool,
+    num_threads: int | None,
 ) -> tuple[np.ndarray, RNNCache | None]:
     h = empty((sizes.N, sizes.T, sizes.H), x.dtype)
     kept_steps = sizes.T if keep_cache else 1
     states = empty((kept_steps, sizes.N, _sequence.unit_columns(sizes.H, x.dtype)), x.dtype)
     weights = _sequence.pack_forward(Wx, Wh, b, GATES)
-    _sequence.run_forward(kernels.rnn_sequence_forward, x, h0, weights, h, (states,), sizes, GATES)
+    _sequence.run_forward(kernels.rnn_sequence_forward, x, h0, weights, h, (states,), sizes, GATES, num_threads)
     return h, RNNCache(x, h0, Wx, Wh, states) if keep_cache else None
 
 
-def rnn_backward(dh: Any, cache: RNNCache | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def rnn_backward(
+    dh: Any, cache: RNNCache | None, *, num_threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Propagate gradients back through a vanilla RNN over whole sequences.
 
     Parameters
@@ -133,6 +144,8 @@ def rnn_backward(dh: Any, cache: RNNCache | None) -> tuple[np.ndarray, np.ndarra
         Gradient of the loss with respect to the hidden states.
     cache : RNNCache
         From `rnn_forward`. It is not changed and can be used again.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -180,21 +193,23 @@ def rnn_backward(dh: Any, cache: RNNCache | None) -> tuple[np.ndarray, np.ndarra
     cache = check_cache(cache, RNNCache, "rnn_forward")
     (T, N), H = cache.states.shape[:2], cache.h0.shape[1]
     dh = check_gradient("dh", dh, "(N, T, H)", (N, T, H), cache.x.dtype)
-    return _backward(dh, cache)
+    return _backward(dh, cache, num_threads)
 
 
-def _backward(dh: np.ndarray, cache: RNNCache) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _backward(
+    dh: np.ndarray, cache: RNNCache, num_threads: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     cache = cache._in_dtype(dh.dtype)
     N, T, D = cache.x.shape
     sizes = Sizes(N, T, D, cache.h0.shape[1])
     weights = _sequence.pack_backward(cache.Wx, cache.Wh, GATES)
     return _sequence.run_backward(
-        kernels.rnn_sequence_backward, cache.x, cache.h0, weights, (cache.states,), dh, (), sizes, GATES
+        kernels.rnn_sequence_backward, cache.x, cache.h0, weights, (cache.states,), dh, (), sizes, GATES, num_threads
     )
 
 
 def rnn_step_forward(
-    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True
+    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, RNNCache | None]:
     """Advance a vanilla RNN by one step.
 
@@ -212,6 +227,8 @@ def rnn_step_forward(
         Bias.
     keep_cache : bool, default True
         Whether to keep what `rnn_step_backward` needs.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -243,12 +260,12 @@ def rnn_step_forward(
     array([[0.4621]])
     """
     x, (prev_h,), Wx, Wh, b, sizes = check_step(x, (prev_h,), "prev_h", Wx, Wh, b, GATES)
-    h, cache = _forward(x, prev_h, Wx, Wh, b, sizes, keep_cache)
+    h, cache = _forward(x, prev_h, Wx, Wh, b, sizes, keep_cache, num_threads)
     return h[:, 0], cache
 
 
 def rnn_step_backward(
-    dnext_h: Any, cache: RNNCache | None
+    dnext_h: Any, cache: RNNCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Propagate a gradient back through one step of a vanilla RNN.
 
@@ -258,6 +275,8 @@ def rnn_step_backward(
         Gradient of the loss with respect to the hidden state after the step.
     cache : RNNCache
         From `rnn_step_forward`. It is not changed and can be used again.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -289,5 +308,5 @@ def rnn_step_backward(
     """
     cache = check_cache(cache, RNNCache, "rnn_step_forward")
     dnext_h = check_gradient("dnext_h", dnext_h, "(N, H)", cache.h0.shape, cache.x.dtype)
-    dx, dprev_h, dWx, dWh, db = _backward(dnext_h[:, np.newaxis], cache)
+    dx, dprev_h, dWx, dWh, db = _backward(dnext_h[:, np.newaxis], cache, num_threads)
     return dx[:, 0], dprev_h, dWx, dWh, db

@@ -42,6 +42,6 @@ def affine_accumulate(x, dout, dw, db, panels, ones, begin, end, block):
     stride, count = dw.shape[1], (columns + panel_width(x) - 1) // panel_width(x)
     for row in range(begin, end, block):
         rows = min(block, end - row)
-        pack_rows(dout, row * columns, columns, rows, columns, panels)
+        pack_rows(dout, row * columns, columns, rows, columns, panels, 0, count)
         multiply(x, row * depth, 1, depth, depth, panels, 0, rows, count, dw, 0, stride, dw, 0, stride)
         multiply(ones, 0, 0, 0, 1, panels, 0, rows, count, db, 0, stride, db, 0, stride)

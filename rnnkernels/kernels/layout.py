@@ -8,7 +8,7 @@ interleaved columns
     Column (u, q, l) of U x G x L holds gate q of hidden unit u * L + l: all gates of a unit lie side by side. Columns
     of padding units are zero, and stay zero through both passes. With G = 1 this is the natural order.
 time-major rows
-    Row s * rows + n of a chunk holds step s of sequence n.
+    Row s * N + n of a chunk holds step s of sequence n.
 
 Offsets and strides count elements; arrays are flat or C-contiguous.
 """
@@ -56,26 +56,26 @@ def fill_row(target, target_offset, count, number):
 
 
 @kernel
-def gather_steps(source, first, rows, begin, steps, target, target_offset, stride):
-    """Rows `first .. first + rows` and steps `begin .. begin + steps` of `source` (N, T, D), time-major.
+def gather_rows(source, begin, first, end, target, target_offset, stride, column, columns):
+    """Rows `first .. end` of a chunk that starts at step `begin` of `source` (N, T, D), time-major.
 
-    Overwrites the first D columns, rounded up to LANES with zeros, of the `steps * rows` rows of `target`.
+    Overwrites `columns` columns from `column` on of these rows of `target`, rounded up to LANES with zeros.
     """
-    length, width = source.shape[1], source.shape[2]
-    for n in range(rows):
-        for s in range(steps):
-            there = target_offset + (s * rows + n) * stride
-            copy_row_padded(source, ((first + n) * length + begin + s) * width, target, there, width)
+    batch, length, width = source.shape
+    for row in range(first, end):
+        s, n = row // batch, row % batch
+        here = (n * length + begin + s) * width + column
+        copy_row_padded(source, here, target, target_offset + row * stride + column, columns)
 
 
 @kernel
-def scatter_steps(source, source_offset, stride, target, first, rows, begin, steps):
-    """The inverse of `gather_steps`: overwrites the named rows and steps of `target` (N, T, D)."""
-    length, width = target.shape[1], target.shape[2]
-    for n in range(rows):
-        for s in range(steps):
-            here = source_offset + (s * rows + n) * stride
-            copy_row(source, here, target, ((first + n) * length + begin + s) * width, width)
+def scatter_rows(source, source_offset, stride, target, begin, first, end, column, columns):
+    """The inverse of `gather_rows`: overwrites these rows and columns of `target` (N, T, D)."""
+    batch, length, width = target.shape
+    for row in range(first, end):
+        s, n = row // batch, row % batch
+        here = source_offset + row * stride + column
+        copy_row(source, here, target, (n * length + begin + s) * width + column, columns)
 
 
 @kernel
@@ -125,10 +125,10 @@ def pack_transposed(weights, gates, panels):
 
 
 @kernel
-def pack_rows(source, source_offset, stride, depth, columns, panels):
-    """Pack a matrix of `depth` rows at `stride` into panels of its `columns` columns; overwrites `panels`."""
+def pack_rows(source, source_offset, stride, depth, columns, panels, first, end):
+    """Pack a matrix of `depth` rows at `stride` and `columns` columns; overwrites panels `first .. end` of `panels`."""
     step, width = lanes(source), panel_width(source)
-    for v in range((columns + width - 1) // width * width // step):
+    for v in range(first * width // step, end * width // step):
         target = v * step // width * depth * width + v * step % width
         offset = source_offset + v * step
         for k in range(depth):

@@ -17,19 +17,28 @@ i, f, o, g. The forward pass keeps the gates and c; h comes back from them by (4
 
 from rnnkernels.kernels.activations import sigmoid, tanh
 from rnnkernels.kernels.jit import inlined, kernel
-from rnnkernels.kernels.layout import copy_row, copy_row_padded, scatter_steps, unit_count
-from rnnkernels.kernels.micro_kernel import multiply, panel_width
-from rnnkernels.kernels.phases import accumulate, gather_earlier_gradients, project
+from rnnkernels.kernels.layout import copy_row, copy_row_padded, scatter_rows, unit_count
+from rnnkernels.kernels.phases import (
+    accumulate,
+    gather_earlier_gradients,
+    gather_inputs,
+    panels_of_units,
+    project,
+    recur,
+    recur_backward,
+    unit_share,
+)
 from rnnkernels.kernels.simd import fma, lanes, load, store
+from rnnkernels.kernels.team import close_team, join_team, wait_for_team
 
 GATES = 4
 
 
 @inlined
-def lstm_cell_forward(units, z, z0, gates, gates0, cells, c_prev0, c_next0, h, h0):
-    """One row of equations (2) to (4); overwrites the rows of `gates`, of `cells` at c_next0, and of `h`."""
+def lstm_cell_forward(first, end, z, z0, gates, gates0, cells, c_prev0, c_next0, h, h0):
+    """Units `first .. end` of a row: equations (2) to (4); overwrites them in `gates`, `h`, and `cells` at c_next0."""
     step = lanes(z)
-    for u in range(units):
+    for u in range(first, end):
         j, q = u * step, u * step * GATES
         i = sigmoid(load(z, z0 + q))
         f = sigmoid(load(z, z0 + q + step))
@@ -45,19 +54,19 @@ def lstm_cell_forward(units, z, z0, gates, gates0, cells, c_prev0, c_next0, h, h
 
 
 @inlined
-def lstm_cell_output(units, gates, gates0, cells, c0, h, h0):
-    """One row of equation (4) from kept gates and cell states; overwrites the row of `h`."""
+def lstm_cell_output(first, end, gates, gates0, cells, c0, h, h0):
+    """Units `first .. end` of a row: equation (4), from kept gates and cell states; overwrites them in `h`."""
     step = lanes(gates)
-    for u in range(units):
+    for u in range(first, end):
         o = load(gates, gates0 + (u * GATES + 2) * step)
         store(h, h0 + u * step, o * tanh(load(cells, c0 + u * step)))
 
 
 @inlined
-def lstm_cell_backward(units, gates, gates0, cells, c_prev0, c_next0, dh, dh0, dc, dc0, h, h0, dz, dz0):
-    """One row of equations (4) to (8); overwrites the rows of `h` and `dz`, and dc[t] in `dc` with dc[t-1]."""
+def lstm_cell_backward(first, end, gates, gates0, cells, c_prev0, c_next0, dh, dh0, dc, dc0, h, h0, dz, dz0):
+    """Units `first .. end` of a row: equations (4) to (8); overwrites them in `h`, `dz`, and dc[t] by dc[t-1]."""
     step = lanes(dz)
-    for u in range(units):
+    for u in range(first, end):
         j, q = u * step, u * step * GATES
         i, f = load(gates, gates0 + q), load(gates, gates0 + q + step)
         o, g = load(gates, gates0 + q + 2 * step), load(gates, gates0 + q + 3 * step)
@@ -75,72 +84,108 @@ def lstm_cell_backward(units, gates, gates0, cells, c_prev0, c_next0, dh, dh0, d
 
 
 @kernel
-def lstm_sequence_forward(x, weights, h, gates, cells, work, first, rows, begin, end, chunk):
-    """Steps `begin .. end` of rows `first .. first + rows`: equations (1) to (4).
+def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin, end, chunk):
+    """Steps `begin .. end`: equations (1) to (4), by the leader of a team or another member.
 
-    Overwrites these parts of `h` (N, T, H), of `gates` (T, N, U * 4 * L) and of `cells` (T + 1, N, U * L), whose step
+    Overwrites these steps of `h` (N, T, H), of `gates` (T, N, U * 4 * L) and of `cells` (T + 1, N, U * L), whose step
     t + 1 follows step t. Gates and cells of length 1 keep the last step only. `work.h` carries the hidden state.
     """
-    hidden, batch = h.shape[2], gates.shape[1]
+    member, size, start, tick = 0, 1, begin, 1
+    if not leader:
+        member, size, start = join_team(team)
+        if member < 0:
+            return
+    batch, _, hidden = h.shape
     units = unit_count(x, hidden)
-    columns = units * lanes(x) * GATES
     cell_columns = units * lanes(x)
-    panels = (columns + panel_width(x) - 1) // panel_width(x)
+    columns = cell_columns * GATES
     z_stride, h_stride = work.z.shape[1], work.h.shape[1]
     kept = cells.shape[0] > 1
-    for start in range(begin, end, chunk):
+    while start < end:
+        if leader and size == 1:
+            size = close_team(team, start, False)
+            tick = 1
+        first, last = unit_share(units, member, size)
+        first_panel, last_panel = panels_of_units(first, last, GATES)
+        column = first * lanes(x)
+        width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(chunk, end - start)
-        project(x, weights, work, first, rows, start, steps, panels)
+        gather_inputs(x, work, start, steps, member, size)
+        tick = wait_for_team(team, member, size, tick)
+        project(x, weights, work, steps, first_panel, last_panel)
         for s in range(steps):
-            z_step, h_step = s * rows * z_stride, s * rows * h_stride
-            multiply(work.h, h_step, h_stride, 1, rows, weights.Wh, 0, hidden, panels,
-                     work.z, z_step, z_stride, work.z, z_step, z_stride)  # fmt: skip
-            slot = (start + s) * batch + first if kept else first
-            next_slot = slot + batch if kept else slot
-            for n in range(rows):
-                lstm_cell_forward(units, work.z, z_step + n * z_stride, gates, (slot + n) * columns,
+            z_step, h_step = s * batch * z_stride, s * batch * h_stride
+            recur(work.h, h_step, weights, hidden, work.z, z_step, batch, first_panel, last_panel)
+            slot = (start + s) * batch if kept else 0
+            next_slot = slot + batch if kept else 0
+            for n in range(batch):
+                lstm_cell_forward(first, last, work.z, z_step + n * z_stride, gates, (slot + n) * columns,
                                   cells, (slot + n) * cell_columns, (next_slot + n) * cell_columns,
-                                  work.h, h_step + (rows + n) * h_stride)  # fmt: skip
-        scatter_steps(work.h, rows * h_stride, h_stride, h, first, rows, start, steps)
-        copy_row(work.h, steps * rows * h_stride, work.h, 0, rows * h_stride)
+                                  work.h, h_step + (batch + n) * h_stride)  # fmt: skip
+            tick = wait_for_team(team, member, size, tick)
+        scatter_rows(work.h, batch * h_stride, h_stride, h, start, 0, steps * batch, column, width)
+        for n in range(batch):
+            copy_row(work.h, (steps * batch + n) * h_stride + column, work.h, n * h_stride + column, width)
+        start += steps
+    if leader and size == 1:
+        close_team(team, end, True)
+    wait_for_team(team, member, size, tick)
 
 
 @kernel
 def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, work,
-                           first, rows, begin, end, chunk):  # fmt: skip
-    """Steps `end - 1 .. begin` of rows `first .. first + rows`: equations (4) to (9).
+                           team, leader, begin, end, chunk):  # fmt: skip
+    """Steps `end - 1 .. begin`: equations (4) to (9), by the leader of a team or another member.
 
-    Overwrites these parts of `dx` (N, T, D), takes `dc` (N, U * L) from the last step to before the first, and
+    Overwrites these steps of `dx` (N, T, D), takes `dc` (N, U * L) from the last step to before the first, and
     accumulates `gradients`. The first rows of `work.dh` carry the gradient of the hidden state: of step `end - 1` on
     entry, of the state before step `begin` on return.
     """
-    hidden, batch = dh.shape[2], gates.shape[1]
+    member, size, stop, tick = 0, 1, end, 1
+    if not leader:
+        member, size, stop = join_team(team)
+        if member < 0:
+            return
+    batch, _, hidden = dh.shape
     units = unit_count(x, hidden)
-    columns = units * lanes(x) * GATES
     cell_columns = units * lanes(x)
-    panels = (hidden + panel_width(x) - 1) // panel_width(x)
+    columns = cell_columns * GATES
     h_stride, dh_stride, dz_stride = work.h.shape[1], work.dh.shape[1], work.dz.shape[1]
-    for stop in range(end, begin, -chunk):
+    while stop > begin:
+        if leader and size == 1:
+            size = close_team(team, stop, False)
+            tick = 1
+        first, last = unit_share(units, member, size)
+        first_panel, last_panel = panels_of_units(first, last, GATES)
+        column = first * lanes(x)
+        width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(chunk, stop - begin)
         start = stop - steps
-        gather_earlier_gradients(dh, work.dh, first, rows, start, steps)
-        for n in range(rows):
+        gather_inputs(x, work, start, steps, member, size)
+        gather_earlier_gradients(dh, work.dh, start, steps, first, last)
+        for n in range(batch):
             if start == 0:
-                copy_row_padded(h0, (first + n) * hidden, work.h, n * h_stride, hidden)
+                copy_row_padded(h0, n * hidden + column, work.h, n * h_stride + column, width)
             else:
-                slot = (start - 1) * batch + first + n
-                lstm_cell_output(units, gates, slot * columns, cells, (slot + batch) * cell_columns,
+                slot = (start - 1) * batch + n
+                lstm_cell_output(first, last, gates, slot * columns, cells, (slot + batch) * cell_columns,
                                  work.h, n * h_stride)  # fmt: skip
         for s in range(steps - 1, -1, -1):
-            dh_step, dz_step = s * rows * dh_stride, s * rows * dz_stride
-            slot = (start + s) * batch + first
-            for n in range(rows):
+            dh_step, dz_step = s * batch * dh_stride, s * batch * dz_stride
+            slot = (start + s) * batch
+            for n in range(batch):
                 # h of the last step is no step's previous state; it goes to the spare rows at the end.
-                lstm_cell_backward(units, gates, (slot + n) * columns,
+                lstm_cell_backward(first, last, gates, (slot + n) * columns,
                                    cells, (slot + n) * cell_columns, (slot + batch + n) * cell_columns,
-                                   work.dh, dh_step + (rows + n) * dh_stride, dc, (first + n) * cell_columns,
-                                   work.h, ((s + 1) * rows + n) * h_stride,
+                                   work.dh, dh_step + (batch + n) * dh_stride, dc, n * cell_columns,
+                                   work.h, ((s + 1) * batch + n) * h_stride,
                                    work.dz, dz_step + n * dz_stride)  # fmt: skip
-            multiply(work.dz, dz_step, dz_stride, 1, rows, weights.Wh, 0, columns, panels,
-                     work.dh, dh_step, dh_stride, work.dh, dh_step, dh_stride)  # fmt: skip
-        accumulate(x, weights, dx, gradients, work, first, rows, start, steps, hidden, columns)
+            tick = wait_for_team(team, member, size, tick)
+            recur_backward(work.dz, dz_step, weights, columns, work.dh, dh_step, batch,
+                           *panels_of_units(first, last, 1))  # fmt: skip
+        accumulate(x, weights, dx, gradients, work, start, steps, hidden, columns,
+                   first_panel, last_panel, member, size)  # fmt: skip
+        tick = wait_for_team(team, member, size, tick)
+        stop = start
+    if leader and size == 1:
+        close_team(team, begin, True)

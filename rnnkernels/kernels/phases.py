@@ -1,14 +1,17 @@
 """What all cells share: the workspaces of a chunk of steps, and the phases before and after the recurrence.
 
-A chunk holds `steps * rows` time-major rows. Each row matrix of a workspace is an array of shape (rows, stride) whose
-rows are padded; see `layout` for the order of columns.
+A chunk holds `steps * N` time-major rows. Each row matrix of a workspace is an array of shape (rows, stride) whose
+rows are padded; see `layout` for the order of columns. The members of a team divide rows where a phase treats them
+alike, and hidden units, in whole panels, where it does not; none of it changes the order of a sum.
 """
 
 from collections import namedtuple
 
-from rnnkernels.kernels.jit import kernel
-from rnnkernels.kernels.layout import copy_row, fill_row, gather_steps, pack_rows, scatter_steps
-from rnnkernels.kernels.micro_kernel import multiply, panel_width
+from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.layout import copy_row, fill_row, gather_rows, pack_rows, scatter_rows
+from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL, multiply, panel_width
+from rnnkernels.kernels.simd import lanes
+from rnnkernels.kernels.team import share
 
 ForwardWeights = namedtuple("ForwardWeights", "Wx Wh b")
 ForwardWeights.__doc__ = """Packed by columns: panels of Wx (depth D) and Wh (depth H), and the bias in one row."""
@@ -22,63 +25,106 @@ WeightGradients.__doc__ = """Row matrices of interleaved columns with D, H and o
 ForwardWorkspace = namedtuple("ForwardWorkspace", "x z h")
 ForwardWorkspace.__doc__ = """Rows of a chunk: inputs, pre-activations, hidden states.
 
-`h` has the states before the chunk in its first `rows` rows, and so holds one step more; it carries the state from
-call to call.
+`h` has the states before the chunk in its first N rows, and so holds one step more; it carries the state from call to
+call.
 """
 
 BackwardWorkspace = namedtuple("BackwardWorkspace", "x h dh dz dx dz_panels ones zeros")
 BackwardWorkspace.__doc__ = """Rows of a chunk: inputs, previous hidden states, gradients; and what `accumulate` needs.
 
 `ones` is a single one, `zeros` a row of zeros as wide as `dx`. `dh` has the gradient of the states before the chunk in
-its first `rows` rows, and so holds one step more; it carries the gradient from call to call.
+its first N rows, and so holds one step more; it carries the gradient from call to call.
 """
 
 
-@kernel
-def project(x, weights, work, first, rows, begin, steps, panels):
-    """Project: z = b + x @ Wx for the rows of a chunk; overwrites `work.x` and `work.z`."""
-    gather_steps(x, first, rows, begin, steps, work.x, 0, work.x.shape[1])
-    multiply(work.x, 0, work.x.shape[1], 1, steps * rows, weights.Wx, 0, x.shape[2], panels,
-             weights.b, 0, 0, work.z, 0, work.z.shape[1])  # fmt: skip
+@inlined
+def unit_share(units, member, size):
+    """First and end of a member's units; multiples of a panel, as far as there are units."""
+    first, end = share((units + VECTORS_PER_PANEL - 1) // VECTORS_PER_PANEL, member, size)
+    return min(first * VECTORS_PER_PANEL, units), min(end * VECTORS_PER_PANEL, units)
+
+
+@inlined
+def panels_of_units(first_unit, end_unit, gates):
+    """First and end of the panels of the interleaved columns of a member's units."""
+    return first_unit * gates // VECTORS_PER_PANEL, (end_unit * gates + VECTORS_PER_PANEL - 1) // VECTORS_PER_PANEL
 
 
 @kernel
-def gather_earlier_gradients(dh, target, first, rows, begin, steps):
+def gather_inputs(x, work, begin, steps, member, size):
+    """Gather a member's share of the rows of a chunk; overwrites them in `work.x`."""
+    first, end = share(steps * x.shape[0], member, size)
+    gather_rows(x, begin, first, end, work.x, 0, work.x.shape[1], 0, x.shape[2])
+
+
+@kernel
+def project(x, weights, work, steps, first_panel, end_panel):
+    """Project: z = b + x @ Wx for the rows of a chunk and some panels of columns; overwrites these in `work.z`."""
+    depth, column = x.shape[2], first_panel * panel_width(x)
+    multiply(work.x, 0, work.x.shape[1], 1, steps * x.shape[0], weights.Wx, column * depth, depth,
+             end_panel - first_panel, weights.b, column, 0, work.z, column, work.z.shape[1])  # fmt: skip
+
+
+@kernel
+def recur(h, offset, weights, hidden, z, z_offset, rows, first_panel, end_panel):
+    """Recur: z += h @ Wh for the rows of a step and some panels of columns."""
+    column, stride = first_panel * panel_width(h), z.shape[1]
+    multiply(h, offset, h.shape[1], 1, rows, weights.Wh, column * hidden, hidden, end_panel - first_panel,
+             z, z_offset + column, stride, z, z_offset + column, stride)  # fmt: skip
+
+
+@kernel
+def recur_backward(dz, dz_offset, weights, depth, dh, dh_offset, rows, first_panel, end_panel):
+    """Recur: dh += dz @ Wh.T for the rows of a step and some panels of hidden units."""
+    column, stride = first_panel * panel_width(dz), dh.shape[1]
+    multiply(dz, dz_offset, dz.shape[1], 1, rows, weights.Wh, column * depth, depth, end_panel - first_panel,
+             dh, dh_offset + column, stride, dh, dh_offset + column, stride)  # fmt: skip
+
+
+@kernel
+def gather_earlier_gradients(dh, target, begin, steps, first_unit, end_unit):
     """Time-major gradients from outside for the states before a chunk of steps `begin .. begin + steps` and in it.
 
-    The first rows of `target` hold the complete gradient of the last step on entry. It moves to the last rows; the
+    The first N rows of `target` hold the complete gradient of the last step on entry. It moves to the last rows; the
     rows before take the part of `dh` (N, T, H) of steps begin - 1 .. begin + steps - 2, zero for step -1.
     """
-    stride = target.shape[1]
-    copy_row(target, 0, target, steps * rows * stride, rows * stride)
+    batch, stride, hidden = dh.shape[0], target.shape[1], dh.shape[2]
+    column = first_unit * lanes(dh)
+    width = end_unit * lanes(dh) - column
+    for n in range(batch):
+        copy_row(target, n * stride + column, target, (steps * batch + n) * stride + column, width)
+    columns = max(min(hidden - column, width), 0)
     if begin > 0:
-        gather_steps(dh, first, rows, begin - 1, steps, target, 0, stride)
+        gather_rows(dh, begin - 1, 0, steps * batch, target, 0, stride, column, columns)
     else:
-        fill_row(target, 0, rows * stride, 0.0)
-        gather_steps(dh, first, rows, 0, steps - 1, target, rows * stride, stride)
+        for n in range(batch):
+            fill_row(target, n * stride + column, width, 0.0)
+        gather_rows(dh, 0, 0, (steps - 1) * batch, target, batch * stride, stride, column, columns)
 
 
 @kernel
-def accumulate(x, weights, dx, gradients, work, first, rows, begin, steps, hidden, columns):
+def accumulate(x, weights, dx, gradients, work, begin, steps, hidden, columns, first_panel, end_panel, member, size):
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dz, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
-    The sums over rows run in time-major order of the chunk.
+    A member takes some panels of columns of the sums, and its share of the rows of dx. Sums over rows run in time-major
+    order.
     """
-    depth, inputs = steps * rows, x.shape[2]
-    width = panel_width(x)
+    depth, inputs, width = steps * x.shape[0], x.shape[2], panel_width(x)
     x_stride, h_stride, dz_stride = work.x.shape[1], work.h.shape[1], work.dz.shape[1]
     dx_stride, sum_stride = work.dx.shape[1], gradients.db.shape[1]
 
-    multiply(work.dz, 0, dz_stride, 1, depth, weights.Wx, 0, columns, (inputs + width - 1) // width,
-             work.zeros, 0, 0, work.dx, 0, dx_stride)  # fmt: skip
-    scatter_steps(work.dx, 0, dx_stride, dx, first, rows, begin, steps)
+    first_row, end_row = share(depth, member, size)
+    multiply(work.dz, first_row * dz_stride, dz_stride, 1, end_row - first_row,
+             weights.Wx, 0, columns, (inputs + width - 1) // width,
+             work.zeros, 0, 0, work.dx, first_row * dx_stride, dx_stride)  # fmt: skip
+    scatter_rows(work.dx, 0, dx_stride, dx, begin, first_row, end_row, 0, inputs)
 
-    panels = (columns + width - 1) // width
-    pack_rows(work.dz, 0, dz_stride, depth, columns, work.dz_panels)
-    gather_steps(x, first, rows, begin, steps, work.x, 0, x_stride)
-    multiply(work.x, 0, 1, x_stride, inputs, work.dz_panels, 0, depth, panels,
-             gradients.dWx, 0, sum_stride, gradients.dWx, 0, sum_stride)  # fmt: skip
-    multiply(work.h, 0, 1, h_stride, hidden, work.dz_panels, 0, depth, panels,
-             gradients.dWh, 0, sum_stride, gradients.dWh, 0, sum_stride)  # fmt: skip
-    multiply(work.ones, 0, 0, 0, 1, work.dz_panels, 0, depth, panels,
-             gradients.db, 0, sum_stride, gradients.db, 0, sum_stride)  # fmt: skip
+    panels, column = end_panel - first_panel, first_panel * width
+    packed = column * depth
+    pack_rows(work.dz, 0, dz_stride, depth, columns, work.dz_panels, first_panel, end_panel)
+    multiply(work.x, 0, 1, x_stride, inputs, work.dz_panels, packed, depth, panels,
+             gradients.dWx, column, sum_stride, gradients.dWx, column, sum_stride)  # fmt: skip
+    multiply(work.h, 0, 1, h_stride, hidden, work.dz_panels, packed, depth, panels,
+             gradients.dWh, column, sum_stride, gradients.dWh, column, sum_stride)  # fmt: skip
+    multiply(work.ones, 0, 0, 0, 1, work.dz_panels, packed, depth, panels,
+             gradients.db, column, sum_stride, gradients.db, column, sum_stride)  # fmt: skip

@@ -12,87 +12,134 @@ where dy is the gradient that arrives from outside.
 
 from rnnkernels.kernels.activations import tanh
 from rnnkernels.kernels.jit import inlined, kernel
-from rnnkernels.kernels.layout import copy_row, copy_row_padded, scatter_steps, unit_count
-from rnnkernels.kernels.micro_kernel import multiply, panel_width
-from rnnkernels.kernels.phases import accumulate, gather_earlier_gradients, project
+from rnnkernels.kernels.layout import copy_row, copy_row_padded, scatter_rows, unit_count
+from rnnkernels.kernels.phases import (
+    accumulate,
+    gather_earlier_gradients,
+    gather_inputs,
+    panels_of_units,
+    project,
+    recur,
+    recur_backward,
+    unit_share,
+)
 from rnnkernels.kernels.simd import fma, lanes, load, store
+from rnnkernels.kernels.team import close_team, join_team, wait_for_team
+
+GATES = 1
 
 
 @inlined
-def rnn_cell_forward(units, z, z0, h, h0, states, states0):
-    """One row of equation (2); overwrites the rows of `h` and `states` with h[t]."""
-    for j in range(0, units * lanes(z), lanes(z)):
+def rnn_cell_forward(first, end, z, z0, h, h0, states, states0):
+    """Units `first .. end` of a row: equation (2); overwrites them in `h` and `states` with h[t]."""
+    for j in range(first * lanes(z), end * lanes(z), lanes(z)):
         value = tanh(load(z, z0 + j))
         store(h, h0 + j, value)
         store(states, states0 + j, value)
 
 
 @inlined
-def rnn_cell_backward(units, states, states0, dh, dh0, h, h0, dz, dz0):
-    """One row of equation (3); overwrites the rows of `dz` with dz[t] and of `h` with h[t]."""
-    for j in range(0, units * lanes(dz), lanes(dz)):
+def rnn_cell_backward(first, end, states, states0, dh, dh0, h, h0, dz, dz0):
+    """Units `first .. end` of a row: equation (3); overwrites them in `dz` with dz[t] and in `h` with h[t]."""
+    for j in range(first * lanes(dz), end * lanes(dz), lanes(dz)):
         value = load(states, states0 + j)
         store(h, h0 + j, value)
         store(dz, dz0 + j, load(dh, dh0 + j) * fma(0.0 - value, value, 1.0))
 
 
 @kernel
-def rnn_sequence_forward(x, weights, h, states, work, first, rows, begin, end, chunk):
-    """Steps `begin .. end` of rows `first .. first + rows`: equations (1) and (2).
+def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, chunk):
+    """Steps `begin .. end`: equations (1) and (2), by the leader of a team or another member.
 
-    Overwrites these parts of `h` (N, T, H) and of `states` (T, N, U * L); states of shape (1, N, U * L) keeps one step.
+    Overwrites these steps of `h` (N, T, H) and of `states` (T, N, U * L); states of length 1 keep the last step only.
     `work.h` carries the hidden state.
     """
-    hidden, batch = h.shape[2], states.shape[1]
+    member, size, start, tick = 0, 1, begin, 1
+    if not leader:
+        member, size, start = join_team(team)
+        if member < 0:
+            return
+    batch, length, hidden = h.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
-    panels = (columns + panel_width(x) - 1) // panel_width(x)
     z_stride, h_stride = work.z.shape[1], work.h.shape[1]
-    kept = states.shape[0] == h.shape[1]
-    for start in range(begin, end, chunk):
+    kept = states.shape[0] == length
+    while start < end:
+        if leader and size == 1:
+            size = close_team(team, start, False)
+            tick = 1
+        first, last = unit_share(units, member, size)
+        first_panel, last_panel = panels_of_units(first, last, GATES)
+        column = first * lanes(x)
+        width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(chunk, end - start)
-        project(x, weights, work, first, rows, start, steps, panels)
+        gather_inputs(x, work, start, steps, member, size)
+        tick = wait_for_team(team, member, size, tick)
+        project(x, weights, work, steps, first_panel, last_panel)
         for s in range(steps):
-            z_step, h_step = s * rows * z_stride, s * rows * h_stride
-            multiply(work.h, h_step, h_stride, 1, rows, weights.Wh, 0, hidden, panels,
-                     work.z, z_step, z_stride, work.z, z_step, z_stride)  # fmt: skip
-            slot = (start + s if kept else 0) * batch + first
-            for n in range(rows):
-                rnn_cell_forward(units, work.z, z_step + n * z_stride, work.h, h_step + (rows + n) * h_stride,
+            z_step, h_step = s * batch * z_stride, s * batch * h_stride
+            recur(work.h, h_step, weights, hidden, work.z, z_step, batch, first_panel, last_panel)
+            slot = (start + s if kept else 0) * batch
+            for n in range(batch):
+                rnn_cell_forward(first, last, work.z, z_step + n * z_stride, work.h, h_step + (batch + n) * h_stride,
                                  states, (slot + n) * columns)  # fmt: skip
-        scatter_steps(work.h, rows * h_stride, h_stride, h, first, rows, start, steps)
-        copy_row(work.h, steps * rows * h_stride, work.h, 0, rows * h_stride)
+            tick = wait_for_team(team, member, size, tick)
+        scatter_rows(work.h, batch * h_stride, h_stride, h, start, 0, steps * batch, column, width)
+        for n in range(batch):
+            copy_row(work.h, (steps * batch + n) * h_stride + column, work.h, n * h_stride + column, width)
+        start += steps
+    if leader and size == 1:
+        close_team(team, end, True)
+    wait_for_team(team, member, size, tick)
 
 
 @kernel
-def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, first, rows, begin, end, chunk):
-    """Steps `end - 1 .. begin` of rows `first .. first + rows`: equations (3) to (5).
+def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team, leader, begin, end, chunk):
+    """Steps `end - 1 .. begin`: equations (3) to (5), by the leader of a team or another member.
 
-    Overwrites these parts of `dx` (N, T, D) and accumulates `gradients`. The first rows of `work.dh` carry the
-    gradient of the hidden state: of step `end - 1` on entry, of the state before step `begin` on return.
+    Overwrites these steps of `dx` (N, T, D) and accumulates `gradients`. The first rows of `work.dh` carry the gradient
+    of the hidden state: of step `end - 1` on entry, of the state before step `begin` on return.
     """
-    hidden, batch = dh.shape[2], states.shape[1]
+    member, size, stop, tick = 0, 1, end, 1
+    if not leader:
+        member, size, stop = join_team(team)
+        if member < 0:
+            return
+    batch, _, hidden = dh.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
-    panels = (hidden + panel_width(x) - 1) // panel_width(x)
     h_stride, dh_stride, dz_stride = work.h.shape[1], work.dh.shape[1], work.dz.shape[1]
-    for stop in range(end, begin, -chunk):
+    while stop > begin:
+        if leader and size == 1:
+            size = close_team(team, stop, False)
+            tick = 1
+        first, last = unit_share(units, member, size)
+        first_panel, last_panel = panels_of_units(first, last, GATES)
+        column = first * lanes(x)
+        width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(chunk, stop - begin)
         start = stop - steps
-        gather_earlier_gradients(dh, work.dh, first, rows, start, steps)
-        for n in range(rows):
+        gather_inputs(x, work, start, steps, member, size)
+        gather_earlier_gradients(dh, work.dh, start, steps, first, last)
+        for n in range(batch):
             if start == 0:
-                copy_row_padded(h0, (first + n) * hidden, work.h, n * h_stride, hidden)
+                copy_row_padded(h0, n * hidden + column, work.h, n * h_stride + column, width)
             else:
-                copy_row(states, ((start - 1) * batch + first + n) * columns, work.h, n * h_stride, columns)
+                copy_row(states, ((start - 1) * batch + n) * columns + column, work.h, n * h_stride + column, width)
         for s in range(steps - 1, -1, -1):
-            dh_step, dz_step = s * rows * dh_stride, s * rows * dz_stride
-            for n in range(rows):
+            dh_step, dz_step = s * batch * dh_stride, s * batch * dz_stride
+            for n in range(batch):
                 # h of the last step is no step's previous state; it goes to the spare rows at the end.
-                rnn_cell_backward(units, states, ((start + s) * batch + first + n) * columns,
-                                  work.dh, dh_step + (rows + n) * dh_stride,
-                                  work.h, ((s + 1) * rows + n) * h_stride,
+                rnn_cell_backward(first, last, states, ((start + s) * batch + n) * columns,
+                                  work.dh, dh_step + (batch + n) * dh_stride,
+                                  work.h, ((s + 1) * batch + n) * h_stride,
                                   work.dz, dz_step + n * dz_stride)  # fmt: skip
-            multiply(work.dz, dz_step, dz_stride, 1, rows, weights.Wh, 0, columns, panels,
-                     work.dh, dh_step, dh_stride, work.dh, dh_step, dh_stride)  # fmt: skip
-        accumulate(x, weights, dx, gradients, work, first, rows, start, steps, hidden, columns)
+            tick = wait_for_team(team, member, size, tick)
+            recur_backward(work.dz, dz_step, weights, columns, work.dh, dh_step, batch,
+                           *panels_of_units(first, last, 1))  # fmt: skip
+        accumulate(x, weights, dx, gradients, work, start, steps, hidden, columns,
+                   first_panel, last_panel, member, size)  # fmt: skip
+        tick = wait_for_team(team, member, size, tick)
+        stop = start
+    if leader and size == 1:
+        close_team(team, begin, True)

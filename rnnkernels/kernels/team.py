@@ -1,0 +1,125 @@
+"""Several threads in one kernel: how they find together, share hidden units, and wait for each other.
+
+The *leader*, the thread that was called, enters first and starts at once. Other threads may *join* while it works; the
+leader looks for them at each chunk of steps and, once somebody has joined, closes the team: from then on each member
+computes its share of the hidden units, with a barrier after each step. Nobody waits for a thread that has not entered
+the kernel, and who comes too late returns at once; so a thread that never comes costs nothing.
+
+A team is an int64 array of shape (2 + most members, WORDS): its first line counts the joined, the second holds what the
+leader publishes, and then each member has a line for its barriers. Lines are apart so that no two share a cache line.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.simd import I64, array_data
+
+WORDS = 16
+"""Words of a line: 128 bytes, as prefetchers fetch cache lines in pairs."""
+
+CLOSED = 1 << 32
+JOINED, PUBLISHED, BARRIERS = 0, WORDS, 2 * WORDS
+SIZE, START = PUBLISHED, PUBLISHED + 1
+
+
+def _atomic(emit):
+    def codegen(context, builder, sig, args):
+        pointer = builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]])
+        return emit(builder, pointer, *args[2:])
+
+    return codegen
+
+
+@intrinsic
+def atomic_add(typingctx, array, index, number):
+    """Add to a word; returns what it was."""
+    signature = types.int64(array, types.intp, types.int64)
+    return signature, _atomic(lambda builder, pointer, value: builder.atomic_rmw("add", pointer, value, "seq_cst"))
+
+
+@intrinsic
+def atomic_load(typingctx, array, index):
+    """Read a word; later reads see what its writer wrote before."""
+    return types.int64(array, types.intp), _atomic(lambda builder, pointer: builder.load_atomic(pointer, "seq_cst", 8))
+
+
+@intrinsic
+def atomic_store(typingctx, array, index, number):
+    """Write a word, after all earlier writes."""
+
+    def emit(builder, pointer, value):
+        builder.store_atomic(value, pointer, "seq_cst", 8)
+        return ir.Constant(I64, 0)
+
+    return types.int64(array, types.intp, types.int64), _atomic(emit)
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the processor that this is a waiting loop."""
+
+    def codegen(context, builder, sig, args):
+        triple = builder.module.triple
+        if triple.startswith(("x86_64", "i686")):
+            name, operands = "llvm.x86.sse2.pause", []
+        elif triple.startswith(("aarch64", "arm64")):
+            name, operands = "llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)]
+        else:
+            return context.get_dummy_value()
+        signature = ir.FunctionType(ir.VoidType(), [o.type for o in operands])
+        builder.call(cgutils.get_or_insert_function(builder.module, signature, name), operands)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@kernel
+def join_team(team):
+    """Enter as a member that is not the leader and wait for the start.
+
+    Returns (member, size of the team, first step); member is -1 if it is too late.
+    """
+    member = atomic_add(team, JOINED, 1) + 1
+    if member >= CLOSED or member > team.size // WORDS - 3:
+        return -1, 0, 0
+    size = atomic_load(team, SIZE)
+    while size == 0:
+        pause()
+        size = atomic_load(team, SIZE)
+    return (member if member < size else -1), size, atomic_load(team, START)
+
+
+@kernel
+def close_team(team, start, last):
+    """Close the team as its leader: if somebody has joined, to go on together at step `start`; or at the end.
+
+    Returns the size of the team, 1 while nobody has joined.
+    """
+    if atomic_load(team, JOINED) == 0 and not last:
+        return 1
+    size = 1 if last else min(atomic_add(team, JOINED, CLOSED), team.size // WORDS - 3) + 1
+    if last:
+        atomic_add(team, JOINED, CLOSED)
+    atomic_store(team, START, start)
+    atomic_store(team, SIZE, size)
+    return size
+
+
+@inlined
+def wait_for_team(team, member, size, round_number):
+    """Barrier number `round_number` of the members: returns when all have come. Rounds count up from 1."""
+    if size > 1:
+        atomic_store(team, BARRIERS + member * WORDS, round_number)
+        for other in range(size):
+            while atomic_load(team, BARRIERS + other * WORDS) < round_number:
+                pause()
+    return round_number + 1
+
+
+@inlined
+def share(count, member, size):
+    """First and end of a member's share of `count` things."""
+    return count * member // size, count * (member + 1) // size
