@@ -27,7 +27,7 @@ The order of sums
 Each pre-activation starts from the bias, adds x[k] * Wx[k] for k = 0 .. D - 1, then h[k] * Wh[k] for k = 0 .. H - 1,
 by fused multiply-add, in this order. Tiles, chunks and depth blocks stop and resume the sum, and do not reorder it; a
 cell treats each lane alike. So a sequence gives the same bits alone or in a batch, whole or in parts. Gradients of
-weights sum over time-major rows, from the last chunk to the first, in an order that depends on the sizes only.
+weights sum over time-major rows from the last to the first.
 
 Contract
 --------

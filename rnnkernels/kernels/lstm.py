@@ -29,7 +29,7 @@ from rnnkernels.kernels.phases import (
     unit_share,
 )
 from rnnkernels.kernels.simd import fma, lanes, load, store
-from rnnkernels.kernels.team import close_team, join_team, wait_for_team
+from rnnkernels.kernels.team import close_team, join_team, steps_of_chunk, wait_for_team
 
 GATES = 4
 
@@ -90,7 +90,7 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
     Overwrites these steps of `h` (N, T, H), of `gates` (T, N, U * 4 * L) and of `cells` (T + 1, N, U * L), whose step
     t + 1 follows step t. Gates and cells of length 1 keep the last step only. `work.h` carries the hidden state.
     """
-    member, size, start, tick = 0, 1, begin, 1
+    member, size, start, tick, tries = 0, 1, begin, 1, 0
     if not leader:
         member, size, start = join_team(team)
         if member < 0:
@@ -109,7 +109,8 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
         first_panel, last_panel = panels_of_units(first, last, GATES)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
-        steps = min(chunk, end - start)
+        steps = min(steps_of_chunk(team, size, tries, chunk), end - start)
+        tries += 1
         gather_inputs(x, work, start, steps, member, size)
         tick = wait_for_team(team, member, size, tick)
         project(x, weights, work, steps, first_panel, last_panel)
@@ -141,7 +142,7 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
     accumulates `gradients`. The first rows of `work.dh` carry the gradient of the hidden state: of step `end - 1` on
     entry, of the state before step `begin` on return.
     """
-    member, size, stop, tick = 0, 1, end, 1
+    member, size, stop, tick, tries = 0, 1, end, 1, 0
     if not leader:
         member, size, stop = join_team(team)
         if member < 0:
@@ -159,7 +160,8 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
         first_panel, last_panel = panels_of_units(first, last, GATES)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
-        steps = min(chunk, stop - begin)
+        steps = min(steps_of_chunk(team, size, tries, chunk), stop - begin)
+        tries += 1
         start = stop - steps
         gather_inputs(x, work, start, steps, member, size)
         gather_earlier_gradients(dh, work.dh, start, steps, first, last)

@@ -106,8 +106,8 @@ def gather_earlier_gradients(dh, target, begin, steps, first_unit, end_unit):
 def accumulate(x, weights, dx, gradients, work, begin, steps, hidden, columns, first_panel, end_panel, member, size):
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dz, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
-    A member takes some panels of columns of the sums, and its share of the rows of dx. Sums over rows run in time-major
-    order.
+    A member takes some panels of columns of the sums, and its share of the rows of dx. Sums over rows run backward in
+    time-major order, and so do the chunks: how steps are divided among them changes nothing.
     """
     depth, inputs, width = steps * x.shape[0], x.shape[2], panel_width(x)
     x_stride, h_stride, dz_stride = work.x.shape[1], work.h.shape[1], work.dz.shape[1]
@@ -120,11 +120,11 @@ def accumulate(x, weights, dx, gradients, work, begin, steps, hidden, columns, f
     scatter_rows(work.dx, 0, dx_stride, dx, begin, first_row, end_row, 0, inputs)
 
     panels, column = end_panel - first_panel, first_panel * width
-    packed = column * depth
-    pack_rows(work.dz, 0, dz_stride, depth, columns, work.dz_panels, first_panel, end_panel)
-    multiply(work.x, 0, 1, x_stride, inputs, work.dz_panels, packed, depth, panels,
+    packed, last_row = column * depth, depth - 1
+    pack_rows(work.dz, last_row * dz_stride, -dz_stride, depth, columns, work.dz_panels, first_panel, end_panel)
+    multiply(work.x, last_row * x_stride, 1, -x_stride, inputs, work.dz_panels, packed, depth, panels,
              gradients.dWx, column, sum_stride, gradients.dWx, column, sum_stride)  # fmt: skip
-    multiply(work.h, 0, 1, h_stride, hidden, work.dz_panels, packed, depth, panels,
+    multiply(work.h, last_row * h_stride, 1, -h_stride, hidden, work.dz_panels, packed, depth, panels,
              gradients.dWh, column, sum_stride, gradients.dWh, column, sum_stride)  # fmt: skip
     multiply(work.ones, 0, 0, 0, 1, work.dz_panels, packed, depth, panels,
              gradients.db, column, sum_stride, gradients.db, column, sum_stride)  # fmt: skip

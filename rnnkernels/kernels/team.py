@@ -20,6 +20,9 @@ from rnnkernels.kernels.simd import I64, array_data
 WORDS = 16
 """Words of a line: 128 bytes, as prefetchers fetch cache lines in pairs."""
 
+SHORT_CHUNKS = 8
+"""Chunks that a leader who is still alone keeps short."""
+
 CLOSED = 1 << 32
 JOINED, PUBLISHED, BARRIERS = 0, WORDS, 2 * WORDS
 SIZE, START = PUBLISHED, PUBLISHED + 1
@@ -106,6 +109,14 @@ def close_team(team, start, last):
     atomic_store(team, START, start)
     atomic_store(team, SIZE, size)
     return size
+
+
+@inlined
+def steps_of_chunk(team, size, tries, chunk):
+    """Steps of the next chunk: few at first if others may join, as they can do so only between chunks."""
+    if size == 1 and tries < SHORT_CHUNKS and team.size > BARRIERS + WORDS:
+        return max(chunk // 8, 1)
+    return chunk
 
 
 @inlined
