@@ -28,6 +28,9 @@ VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
 # multiply-add is asked for by name.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
+# What reading a damaged pickle may raise, as far as its documentation says.
+DAMAGE = (pickle.PickleError, EOFError, AttributeError, ImportError, IndexError, ValueError)
+
 
 @cache
 def source_stamp() -> str:
@@ -49,13 +52,17 @@ class PackageCache(FunctionCache):
         """Read machine code, or return None."""
         try:
             return super().load_overload(sig, target_context)
-        except (OSError, EOFError, pickle.PickleError):  # damaged, or removed while we read it: compile again
+        except (OSError, *DAMAGE):  # unreadable, or removed while we read it: compile again
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Write machine code, if that can be done."""
         with suppress(OSError):  # disk full, or the folder became read-only
-            super().save_overload(sig, data)
+            try:
+                super().save_overload(sig, data)
+            except DAMAGE:
+                self.flush()
+                super().save_overload(sig, data)
 
 
 def kernel(function: Callable[..., Any]) -> Any:

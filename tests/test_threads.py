@@ -1,0 +1,180 @@
+"""Threads: the same bits, whoever helps, and no harm to concurrent callers, forks and interrupts."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import rnnkernels
+from rnnkernels import _threads
+
+CELLS = {"lstm": 4, "rnn": 1}
+
+
+@pytest.fixture
+def always_threads(monkeypatch):
+    """Let small calls take threads too."""
+    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
+
+
+def arguments(rng, gates, N, T, D, H, dtype):
+    shapes = (N, T, D), (N, H), (D, gates * H), (H, gates * H), (gates * H,)
+    return [(0.5 * rng.standard_normal(shape)).astype(dtype) for shape in shapes]
+
+
+def run(cell, call, dh, num_threads):
+    h, cache = getattr(rnnkernels, f"{cell}_forward")(*call, num_threads=num_threads)
+    inference, _ = getattr(rnnkernels, f"{cell}_forward")(*call, num_threads=num_threads, keep_cache=False)
+    return h, inference, *getattr(rnnkernels, f"{cell}_backward")(dh, cache, num_threads=num_threads)
+
+
+def assert_same_bits(left, right):
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(a.view(f"u{a.itemsize}"), b.view(f"u{b.itemsize}"))
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 300, 8, 33), (1, 700, 3, 64), (7, 61, 5, 41), (13, 40, 33, 83), (64, 9, 16, 128)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads__do_not_change_a_bit(always_threads, cell, dtype, sizes):
+    rng = np.random.default_rng(0)
+    call = arguments(rng, CELLS[cell], *sizes, dtype)
+    dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(dtype)
+    alone = run(cell, call, dh, 1)
+    for num_threads in (2, 3, 4) * 3:
+        assert_same_bits(alone, run(cell, call, dh, num_threads))
+
+
+def test_threads__really_help(always_threads):
+    """The calls above would pass if nobody ever joined: here the other member is in the kernel before the leader."""
+    from rnnkernels.kernels import team
+
+    line = np.zeros(4 * team.WORDS, np.int64)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        member = executor.submit(team.join_team, line)
+        while line[team.JOINED] == 0:
+            pass
+        assert team.close_team(line, 5, False) == 2
+        assert member.result(timeout=60) == (1, 2, 5)
+        assert team.join_team(line) == (-1, 0, 0)
+
+
+def test_threads__a_team_that_ends_alone_turns_members_away():
+    from rnnkernels.kernels import team
+
+    line = np.zeros(4 * team.WORDS, np.int64)
+    assert team.close_team(line, 0, False) == 1
+    assert team.close_team(line, 9, True) == 1
+    assert team.join_team(line) == (-1, 0, 0)
+
+
+def test_threads__concurrent_callers_get_the_same_bits(always_threads):
+    rng = np.random.default_rng(1)
+    call = arguments(rng, 4, 5, 50, 7, 40, np.float32)
+    dh = rng.standard_normal((5, 50, 40)).astype(np.float32)
+    alone = run("lstm", call, dh, 1)
+    with concurrent.futures.ThreadPoolExecutor(6) as executor:
+        for result in executor.map(lambda _: run("lstm", call, dh, 2), range(60)):
+            assert_same_bits(alone, result)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_threads__work_in_a_forked_child(always_threads):
+    rng = np.random.default_rng(2)
+    call = arguments(rng, 4, 4, 60, 8, 64, np.float32)
+    dh = rng.standard_normal((4, 60, 64)).astype(np.float32)
+    expected = run("lstm", call, dh, 2)
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
+        for result in executor.map(run, ["lstm"] * 4, [call] * 4, [dh] * 4, [2] * 4, timeout=120):
+            assert_same_bits(expected, result)
+
+
+def test_set_num_threads__is_what_get_num_threads_says():
+    before = rnnkernels.get_num_threads()
+    try:
+        rnnkernels.set_num_threads(3)
+        assert rnnkernels.get_num_threads() == 3
+    finally:
+        rnnkernels.set_num_threads(before)
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_set_num_threads__rejects_less_than_one(wrong):
+    with pytest.raises(ValueError, match=rf"`num_threads` must be at least 1; got {wrong}"):
+        rnnkernels.set_num_threads(wrong)
+
+
+@pytest.mark.parametrize("wrong", [1.5, "2", True, None])
+def test_set_num_threads__rejects_what_is_no_integer(wrong):
+    with pytest.raises(TypeError, match="`num_threads` must be an integer"):
+        rnnkernels.set_num_threads(wrong)
+
+
+def in_fresh_process(code, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_num_threads__come_from_the_environment():
+    code = "import rnnkernels; print(rnnkernels.get_num_threads())"
+    assert in_fresh_process(code, RNNKERNELS_NUM_THREADS="1") == "1"
+    assert in_fresh_process(code, RNNKERNELS_NUM_THREADS="", OMP_NUM_THREADS="1") == "1"
+    available = str(_threads.available_threads())
+    assert in_fresh_process(code, RNNKERNELS_NUM_THREADS="nonsense", OMP_NUM_THREADS="") == available
+    assert in_fresh_process(code, RNNKERNELS_NUM_THREADS="1000", OMP_NUM_THREADS="1") == available
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform has no affinity")
+def test_num_threads__respect_the_affinity():
+    code = """
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import rnnkernels
+        print(rnnkernels.get_num_threads())
+    """
+    assert in_fresh_process(code, RNNKERNELS_NUM_THREADS="", OMP_NUM_THREADS="") == "1"
+
+
+def test_segments__cover_everything_once():
+    parts = list(_threads.segments(1000, _threads.SEGMENT_FLOPS / 300))
+    assert parts == [(0, 300), (300, 600), (600, 900), (900, 1000)]
+    assert list(_threads.segments(3, 1e30)) == [(0, 1), (1, 2), (2, 3)]
+    assert list(_threads.segments(0, 1.0)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT between processes")
+def test_long_call__is_interrupted_soon():
+    code = """
+        import _thread, threading, time
+        import numpy as np
+        import rnnkernels
+        args = [np.zeros(s, np.float32) for s in ((8, 20000, 256), (8, 256), (256, 1024), (256, 1024), (1024,))]
+        short = [np.ascontiguousarray(args[0][:, :2]), *args[1:]]
+        rnnkernels.lstm_forward(*short, keep_cache=False)
+        threading.Timer(0.3, _thread.interrupt_main).start()
+        begin = time.perf_counter()
+        try:
+            while True:
+                rnnkernels.lstm_forward(*args, keep_cache=False)
+        except KeyboardInterrupt:
+            print(time.perf_counter() - begin < 3)
+    """
+    assert in_fresh_process(code) == "True"
