@@ -9,6 +9,8 @@ A team is an int64 array of shape (2 + most members, WORDS): its first line coun
 leader publishes, and then each member has a line for its barriers. Lines are apart so that no two share a cache line.
 """
 
+import sys
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -19,6 +21,9 @@ from rnnkernels.kernels.simd import I64, array_data
 
 WORDS = 16
 """Words of a line: 128 bytes, as prefetchers fetch cache lines in pairs."""
+
+PATIENCE = 1000
+"""Turns of a waiting loop, each a pause of some 10 to 60 ns, before it gives way."""
 
 SHORT_CHUNKS = 8
 """Chunks that a leader who is still alone keeps short."""
@@ -79,6 +84,36 @@ def pause(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def give_way(typingctx):
+    """Let another thread run on this processor, where the C library can say so; elsewhere do nothing."""
+
+    def codegen(context, builder, sig, args):
+        if sys.platform != "win32":
+            signature = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, signature, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@inlined
+def wait_until(team, index, number):
+    """Wait until a word is at least `number`; returns it.
+
+    After a while the wait gives way: the thread that is waited for may need this very processor.
+    """
+    turns = 0
+    value = atomic_load(team, index)
+    while value < number:
+        pause()
+        turns += 1
+        if turns > PATIENCE:
+            give_way()
+        value = atomic_load(team, index)
+    return value
+
+
 @kernel
 def join_team(team):
     """Enter as a member that is not the leader and wait for the start.
@@ -88,10 +123,7 @@ def join_team(team):
     member = atomic_add(team, JOINED, 1) + 1
     if member >= CLOSED or member > team.size // WORDS - 3:
         return -1, 0, 0
-    size = atomic_load(team, SIZE)
-    while size == 0:
-        pause()
-        size = atomic_load(team, SIZE)
+    size = wait_until(team, SIZE, 1)
     return (member if member < size else -1), size, atomic_load(team, START)
 
 
@@ -125,8 +157,7 @@ def wait_for_team(team, member, size, round_number):
     if size > 1:
         atomic_store(team, BARRIERS + member * WORDS, round_number)
         for other in range(size):
-            while atomic_load(team, BARRIERS + other * WORDS) < round_number:
-                pause()
+            wait_until(team, BARRIERS + other * WORDS, round_number)
     return round_number + 1
 
 
