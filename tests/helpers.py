@@ -1,0 +1,68 @@
+"""What the tests share: problems, finite differences, and a comparison with an error bound."""
+
+import numpy as np
+
+DTYPES = [np.float32, np.float64]
+GATES = {"rnn": 1, "lstm": 4}
+
+# Rounding errors of one step, in units of eps times the size of the result: sums of up to a few hundred terms of random
+# sign (some sqrt(n) eps), activations (2 ulp), and what the recurrence carries on. The largest error seen over all the
+# tests is 20 eps; a wrong term, sign or index shows as 1 / eps.
+TOLERANCE_EPS = 100
+
+
+def make_arguments(rng, gates, N, T, D, H, dtype):
+    """Arguments of a forward pass whose gates are neither saturated nor idle."""
+    return [
+        rng.standard_normal((N, T, D)).astype(dtype),
+        rng.standard_normal((N, H)).astype(dtype),
+        (rng.standard_normal((D, gates * H)) / np.sqrt(max(D, 1))).astype(dtype),
+        (rng.standard_normal((H, gates * H)) / np.sqrt(max(H, 1))).astype(dtype),
+        (0.5 * rng.standard_normal(gates * H)).astype(dtype),
+    ]
+
+
+def assert_close(got, want, dtype, factor=TOLERANCE_EPS):
+    """Compare with an exact-compared-to-`dtype` result: dtype, shape, and error relative to the largest element."""
+    assert got.dtype == dtype
+    assert got.shape == want.shape
+    if got.size == 0:
+        return
+    assert np.isfinite(got).all()
+    bound = factor * np.finfo(dtype).eps * max(float(np.abs(want).max()), np.finfo(dtype).tiny)
+    error = float(np.abs(got.astype(np.longdouble) - want).max())
+    assert error <= bound, f"error {error:.3g} above {bound:.3g}"
+
+
+def assert_all_close(got, want, dtype):
+    """`assert_close` for several results."""
+    for a, b in zip(got, want, strict=True):
+        assert_close(a, b, dtype)
+
+
+def assert_same_bits(got, want):
+    """Compare bit by bit, so that NaN equals NaN and -0 differs from 0."""
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    np.testing.assert_array_equal(
+        np.ascontiguousarray(got).view(f"u{got.itemsize}"), np.ascontiguousarray(want).view(f"u{want.itemsize}")
+    )
+
+
+def exact(arrays):
+    """The arrays in longdouble, in which `reference` is exact compared with float64."""
+    return [np.asarray(a, np.longdouble) for a in arrays]
+
+
+def numerical_gradient(function, argument, upstream, step=1e-3):
+    """Gradient of sum(function() * upstream) with respect to `argument`, float64, by five-point differences."""
+    gradient = np.zeros_like(argument)
+    for index in np.ndindex(argument.shape):
+        kept = argument[index]
+        total = 0.0
+        for offset, weight in ((-2, 1), (-1, -8), (1, 8), (2, -1)):
+            argument[index] = kept + offset * step
+            total += weight * float(np.sum(function() * upstream))
+        argument[index] = kept
+        gradient[index] = total / (12 * step)
+    return gradient
