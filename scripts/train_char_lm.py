@@ -1,0 +1,621 @@
+#!/usr/bin/env python3
+"""Train a character-level language model through rnnkernels, and let it write.
+
+The model is word embedding -> LSTM or vanilla RNN -> affine -> masked softmax loss, trained with Adam and clipped
+gradients. Its text is the source of this Python's own standard library unless ``--text`` names a file.
+
+    python scripts/train_char_lm.py                       two minutes of training, then a sample
+    python scripts/train_char_lm.py --resume --seconds 600   go on from the checkpoint, ten minutes in all
+    python scripts/train_char_lm.py --text FILE --cell rnn   another text, the vanilla RNN
+
+OUT (``--out``, ``out`` unless told otherwise) receives checkpoint.npz, loss.png and sample.txt. Ctrl-C saves the
+checkpoint and ends with exit status 130. A run limited by ``--steps`` that was stopped and resumed ends with the same
+weights, bit for bit, as one that was not stopped; under ``--seconds`` the learning rate follows the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import signal
+import statistics
+import sys
+import sysconfig
+import time
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+try:
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+    from tqdm import tqdm
+
+    import rnnkernels
+    from rnnkernels import reference
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"{missing.name} is not installed for {sys.executable}.\n"
+        'scripts/demo sets everything up by itself; to do it by hand: python -m pip install -e ".[train]"'
+    )
+
+Weights = dict[str, np.ndarray]
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for every character outside the vocabulary
+VALIDATION_SHARE = 0.05
+VALIDATION_WINDOWS = 32
+VALIDATION_STEPS = 512
+GRADIENT_NORM_LIMIT = 1.0
+WARM_UP_STEPS = 50
+
+
+@dataclasses.dataclass
+class Settings:
+    """What a run is made of; all but the budget is fixed once a checkpoint exists."""
+
+    text: str = ""
+    max_chars: int = 12_000_000
+    vocabulary: int = 100
+    cell: str = "lstm"
+    dtype: str = "float32"
+    embedding: int = 64
+    hidden: int = 256
+    batch: int = 32
+    window: int = 128
+    learning_rate: float = 4e-3
+    seed: int = 0
+    seconds: float = 120.0
+    steps: int = 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line; settings that were not given are absent, so that a checkpoint can supply them."""
+    default = Settings()
+    parser = argparse.ArgumentParser(
+        description="Train a character-level language model through rnnkernels, and let it write.",
+        epilog="Ctrl-C saves the checkpoint and ends with exit status 130.",
+    )
+
+    def setting(name: str, explanation: str, **options: Any) -> None:
+        value = getattr(default, name.replace("-", "_"))
+        shown = f" (default: {value})" if value else ""
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=explanation + shown, **options)
+
+    setting("text", "text to learn, UTF-8 (default: the standard library's source files)", metavar="FILE")
+    setting("max-chars", "read at most so many characters of it", type=positive_int, metavar="COUNT")
+    setting("vocabulary", "tell so many characters apart, the most frequent ones", type=positive_int, metavar="COUNT")
+    setting("cell", "recurrent layer", choices=["lstm", "rnn"])
+    setting("dtype", "precision of weights and activations", choices=["float32", "float64"])
+    setting("embedding", "size D of a character's embedding", type=positive_int, metavar="D")
+    setting("hidden", "size H of the hidden state", type=positive_int, metavar="H")
+    setting("batch", "windows per minibatch, N", type=positive_int, metavar="N")
+    setting("window", "characters per window, T", type=positive_int, metavar="T")
+    setting("learning-rate", "Adam's highest learning rate", type=positive_float, metavar="RATE")
+    setting("seed", "seed of weights and windows", type=int)
+    setting("seconds", "train so long, earlier runs included", type=positive_float)
+    setting("steps", "train so many minibatches, earlier runs included, instead of a time", type=positive_int)
+
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in OUT")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what a run leaves (default: out)")
+    parser.add_argument(
+        "--report-every",
+        type=positive_float,
+        default=20.0,
+        metavar="SECONDS",
+        help="validate, sample and save so often (default: 20)",
+    )
+    parser.add_argument("--prompt", default="\nclass ", help="the samples' first characters; backslash escapes work")
+    parser.add_argument("--sample-chars", type=positive_int, default=1200, help="length of the last sample")
+    parser.add_argument(
+        "--temperature", type=positive_float, default=0.6, help="below 1: safer samples, above: wilder (default: 0.6)"
+    )
+    return parser.parse_args(arguments)
+
+
+def positive_int(text: str) -> int:
+    """Parse an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Parse a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {value}")
+    return value
+
+
+def read_standard_library(max_chars: int) -> str:
+    """Join the standard library's source files, tests left out.
+
+    Sorted by a hash of their names, so that every part of the text, the validation part too, mixes all packages, in
+    the same order on every machine. Character tables (encodings) and generated help (pydoc_data) are not code.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data"}
+    names = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if left_out.isdisjoint(path.relative_to(root).parts[:-1])
+    ]
+    if not names:
+        sys.exit(f"This Python keeps no source files in {root}. Name a text to learn: --text FILE")
+
+    texts = []
+    total = 0
+    for name in sorted(names, key=lambda name: (zlib.crc32(name.encode()), name)):
+        texts.append((root / name).read_text(encoding="utf-8", errors="replace"))
+        total += len(texts[-1])
+        if total >= max_chars:
+            break
+    return "".join(texts)[:max_chars]
+
+
+def read_text(settings: Settings) -> str:
+    """Read the text that the settings name."""
+    if not settings.text:
+        return read_standard_library(settings.max_chars)
+    try:
+        with open(settings.text, encoding="utf-8", errors="replace") as file:
+            return file.read(settings.max_chars)
+    except OSError as error:
+        sys.exit(f"Cannot read the text {settings.text}: {error.strerror}")
+
+
+def choose_vocabulary(text: str, size: int) -> str:
+    """Return the text's most frequent characters in code order, then the replacement character."""
+    counts = Counter(text)
+    del counts[REPLACEMENT]
+    frequent = sorted(counts, key=lambda character: (-counts[character], character))[: size - 1]
+    return "".join(sorted(frequent)) + REPLACEMENT
+
+
+def encode(text: str, vocabulary: str) -> np.ndarray:
+    """Turn characters into their places in the vocabulary."""
+    place = {ord(character): index for index, character in enumerate(vocabulary)}
+    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
+    present, inverse = np.unique(codes, return_inverse=True)
+    return np.array([place.get(code, len(vocabulary) - 1) for code in present.tolist()], dtype=np.int32)[inverse]
+
+
+def weight_shapes(settings: Settings, n_words: int) -> dict[str, tuple[int, ...]]:
+    """Name the model's weights and their shapes."""
+    D, H = settings.embedding, settings.hidden
+    G = 4 * H if settings.cell == "lstm" else H
+    return {
+        "embedding": (n_words, D),
+        "Wx": (D, G),
+        "Wh": (H, G),
+        "b": (G,),
+        "W_out": (H, n_words),
+        "b_out": (n_words,),
+    }
+
+
+def split(flat: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Weights:
+    """View one flat vector as the named weights: the optimiser sees one array, the layers see theirs."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def initial_weights(settings: Settings, n_words: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw weights that keep the variance of what passes through them; biases are zero."""
+    shapes = weight_shapes(settings, n_words)
+    flat = np.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype=settings.dtype)
+    weights = split(flat, shapes)
+    for name in ("Wx", "Wh", "W_out"):
+        weights[name][...] = rng.standard_normal(weights[name].shape) / math.sqrt(weights[name].shape[0])
+    weights["embedding"][...] = rng.standard_normal(weights["embedding"].shape)
+    if settings.cell == "lstm":
+        H = settings.hidden
+        weights["b"][H : 2 * H] = 1.0  # open forget gates: the cell remembers until it learns to forget
+    return flat
+
+
+def scores(layers: ModuleType, cell: str, weights: Weights, x: np.ndarray, **options: bool) -> tuple[np.ndarray, Any]:
+    """Run the model over windows of characters (N, T); return the scores (N, T, V) and the layers' caches."""
+    recurrent_forward = layers.lstm_forward if cell == "lstm" else layers.rnn_forward
+    h0 = np.zeros((x.shape[0], weights["Wh"].shape[0]), dtype=weights["Wh"].dtype)
+    embedded, embedding_cache = layers.word_embedding_forward(x, weights["embedding"], **options)
+    h, recurrent_cache = recurrent_forward(embedded, h0, weights["Wx"], weights["Wh"], weights["b"], **options)
+    out, affine_cache = layers.temporal_affine_forward(h, weights["W_out"], weights["b_out"], **options)
+    return out, (embedding_cache, recurrent_cache, affine_cache)
+
+
+def mean_loss(layers: ModuleType, out: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the loss in nats per character and its gradient; the mask's weight turns the sum over T into a mean."""
+    loss, dout = layers.temporal_softmax_loss(out, y, np.full(y.shape, 1 / y.shape[1], dtype=out.dtype))
+    return float(loss), dout
+
+
+def loss_and_gradient(
+    layers: ModuleType, cell: str, weights: Weights, x: np.ndarray, y: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return the loss in nats per character and its gradient, flat; `layers` is rnnkernels or its reference."""
+    out, (embedding_cache, recurrent_cache, affine_cache) = scores(layers, cell, weights, x)
+    loss, dout = mean_loss(layers, out, y)
+    recurrent_backward = layers.lstm_backward if cell == "lstm" else layers.rnn_backward
+    dh, dW_out, db_out = layers.temporal_affine_backward(dout, affine_cache)
+    dembedded, _, dWx, dWh, db = recurrent_backward(dh, recurrent_cache)
+    dembedding = layers.word_embedding_backward(dembedded, embedding_cache)
+    return loss, np.concatenate([part.ravel() for part in (dembedding, dWx, dWh, db, dW_out, db_out)])
+
+
+def clip(gradient: np.ndarray, limit: float) -> None:
+    """Scale the gradient down to the given norm, in place."""
+    norm = float(np.linalg.norm(gradient))
+    if norm > limit:
+        gradient *= limit / norm
+
+
+class Adam:
+    """Adam (Kingma & Ba, 2015) on one flat vector."""
+
+    def __init__(self, size: int, dtype: str, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-8) -> None:
+        self.mean = np.zeros(size, dtype)
+        self.square = np.zeros(size, dtype)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    def update(self, weights: np.ndarray, gradient: np.ndarray, step: int, learning_rate: float) -> None:
+        """Move the weights, in place; `step` counts from 1."""
+        self.mean += (1 - self.beta1) * (gradient - self.mean)
+        self.square += (1 - self.beta2) * (gradient * gradient - self.square)
+        scale = math.sqrt(1 - self.beta2**step)
+        rate = learning_rate * scale / (1 - self.beta1**step)
+        weights -= rate * self.mean / (np.sqrt(self.square) + scale * self.eps)
+
+
+def windows(data: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut windows at the given places; return the characters and, for each, the next one."""
+    cut = np.lib.stride_tricks.sliding_window_view(data, length + 1)[starts]
+    return cut[:, :-1], cut[:, 1:]
+
+
+def validation_loss(cell: str, weights: Weights, data: np.ndarray) -> float:
+    """Return the loss on evenly spaced windows that are longer than the training windows.
+
+    A sample, too, carries its state further than any training window, so this is the loss of what the model is for.
+    """
+    length = min(VALIDATION_STEPS, data.size - 1)
+    starts = np.linspace(0, data.size - 1 - length, VALIDATION_WINDOWS).astype(int)
+    x, y = windows(data, starts, length)
+    out, _ = scores(rnnkernels, cell, weights, x, keep_cache=False)
+    return mean_loss(rnnkernels, out, y)[0]
+
+
+def write_sample(
+    cell: str, weights: Weights, vocabulary: str, prompt: str, n_chars: int, temperature: float, seed: int
+) -> str:
+    """Let the model continue the prompt, character by character."""
+    rng = np.random.default_rng(seed)
+    Wx, Wh, b = weights["Wx"], weights["Wh"], weights["b"]
+    h = c = np.zeros((1, Wh.shape[0]), dtype=Wh.dtype)
+    pending = encode(prompt, vocabulary).tolist()
+    written = list(prompt)
+    for _ in range(len(prompt) - 1 + n_chars):
+        embedded, _ = rnnkernels.word_embedding_forward(
+            np.array([[pending.pop(0)]]), weights["embedding"], keep_cache=False
+        )
+        if cell == "lstm":
+            h, c, _ = rnnkernels.lstm_step_forward(embedded[:, 0], h, c, Wx, Wh, b, keep_cache=False)
+        else:
+            h, _ = rnnkernels.rnn_step_forward(embedded[:, 0], h, Wx, Wh, b, keep_cache=False)
+        if not pending:
+            out, _ = rnnkernels.temporal_affine_forward(
+                h[:, np.newaxis], weights["W_out"], weights["b_out"], keep_cache=False
+            )
+            logits = out[0, 0].astype(np.float64) / temperature
+            probabilities = np.exp(logits - logits.max())
+            pending.append(int(rng.choice(len(vocabulary), p=probabilities / probabilities.sum())))
+            written.append(vocabulary[pending[0]])
+    return "".join(written)
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything that training changes, and what a checkpoint therefore holds."""
+
+    settings: Settings
+    text_digest: str
+    weights: np.ndarray
+    adam: Adam
+    rng: np.random.Generator
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = dataclasses.field(default_factory=list)
+    validations: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+
+    @property
+    def progress(self) -> float:
+        """The part of the budget that is used up."""
+        settings = self.settings
+        return self.step / settings.steps if settings.steps else self.seconds / settings.seconds
+
+    @property
+    def learning_rate(self) -> float:
+        """Rise over the first steps, then fall along a cosine to nothing at the end of the budget."""
+        warm_up = min(1.0, (self.step + 1) / WARM_UP_STEPS)
+        return self.settings.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; at every moment `path` is either the old one or the new one, complete."""
+        facts = {
+            "settings": dataclasses.asdict(self.settings),
+            "text_digest": self.text_digest,
+            "rng": self.rng.bit_generator.state,
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        partial = path.with_name(path.name + ".partial")
+        with open(partial, "wb") as file:
+            np.savez(
+                file,
+                facts=np.array(json.dumps(facts)),
+                weights=self.weights,
+                adam_mean=self.adam.mean,
+                adam_square=self.adam.square,
+                losses=np.array(self.losses),
+                validations=np.array(self.validations).reshape(-1, 2),
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """Read a checkpoint."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                facts = json.loads(str(arrays["facts"]))
+                weights = arrays["weights"]
+                adam = Adam(weights.size, weights.dtype.name)
+                adam.mean, adam.square = arrays["adam_mean"], arrays["adam_square"]
+                losses = arrays["losses"].tolist()
+                validations = [(int(step), loss) for step, loss in arrays["validations"].tolist()]
+            rng = np.random.default_rng()
+            rng.bit_generator.state = facts["rng"]
+            settings = Settings(**facts["settings"])
+        except FileNotFoundError:
+            sys.exit(
+                f"There is no checkpoint {path} to resume; train without --resume first, or name its folder: --out"
+            )
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            sys.exit(f"{path} is not a checkpoint that this script can read: {error}")
+        return cls(
+            settings, facts["text_digest"], weights, adam, rng, facts["step"], facts["seconds"], losses, validations
+        )
+
+
+def resume(path: Path, given: dict[str, Any]) -> Run:
+    """Load a checkpoint and refuse options that contradict it."""
+    run = Run.load(path)
+    if "seconds" in given or "steps" in given:
+        run.settings.seconds = given.pop("seconds", run.settings.seconds)
+        run.settings.steps = given.pop("steps", 0)
+    for name, value in given.items():
+        saved = getattr(run.settings, name)
+        if value != saved:
+            sys.exit(
+                f"--{name.replace('_', '-')} {value} contradicts {path}, trained with {saved or 'the default'}. "
+                "Leave the option out, or train afresh in another folder: --out"
+            )
+    return run
+
+
+def describe(loss: float) -> str:
+    """Say a loss in both units."""
+    return f"{loss:.3f} nats = {loss / math.log(2):.3f} bits per character"
+
+
+def plot_loss(run: Run, path: Path) -> None:
+    """Draw the loss over the characters seen."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    millions_per_step = run.settings.batch * run.settings.window / 1e6
+    losses = np.array(run.losses)
+    smoothing = max(1, losses.size // 200)
+    means = losses[: losses.size // smoothing * smoothing].reshape(-1, smoothing).mean(axis=1)
+    seen = (np.arange(means.size) + 0.5) * smoothing * millions_per_step
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot(seen, means, color="tab:blue", linewidth=1, label=f"training, mean of {smoothing} minibatches")
+    if run.validations:
+        steps, validations = np.array(run.validations).T
+        axes.plot(steps * millions_per_step, validations, "o-", color="tab:orange", markersize=4, label="validation")
+    axes.set_xlabel("characters seen, millions")
+    axes.set_ylabel("loss, nats per character")
+    axes.secondary_yaxis(
+        "right",
+        functions=(functools.partial(np.multiply, 1 / math.log(2)), functools.partial(np.multiply, math.log(2))),
+    ).set_ylabel("bits per character")
+    settings = run.settings
+    axes.set_title(f"{settings.cell.upper()}, H = {settings.hidden}, {settings.dtype}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+class StopRequest:
+    """Ctrl-C or a polite kill, noted so that the step under way can end; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Take the signal."""
+        self.signal = number
+        self.withdraw()
+
+    def withdraw(self) -> None:
+        """Give the signals their usual effect again."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def train(run: Run, training: np.ndarray, validation: np.ndarray, vocabulary: str, args: argparse.Namespace) -> int:
+    """Train until the budget is used up or a signal comes; return that signal's number, or 0."""
+    settings = run.settings
+    shapes = weight_shapes(settings, len(vocabulary))
+    weights = split(run.weights, shapes)
+    checkpoint = args.out / "checkpoint.npz"
+    chars_per_step = settings.batch * settings.window
+    first_step, first_second = run.step, run.seconds
+
+    def report(n_chars: int) -> None:
+        run.validations.append((run.step, validation_loss(settings.cell, weights, validation)))
+        run.save(checkpoint)
+        text = write_sample(
+            settings.cell, weights, vocabulary, args.prompt, n_chars, args.temperature, settings.seed + run.step
+        )
+        bar.write(f"\nstep {run.step}, validation loss {describe(run.validations[-1][1])}\n{text}")
+
+    budget = settings.steps or settings.seconds
+    stop = StopRequest()
+    with tqdm(
+        total=budget,
+        initial=min(budget, run.step if settings.steps else run.seconds),
+        unit="steps" if settings.steps else "s",
+        bar_format="{percentage:3.0f}% {bar} {n:.0f}/{total:.0f} {unit}{postfix}",
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+    ) as bar:
+        reported = time.perf_counter()
+        while run.progress < 1 and not stop.signal:
+            started = time.perf_counter()
+            starts = run.rng.integers(0, training.size - settings.window, settings.batch)
+            x, y = windows(training, starts, settings.window)
+            loss, gradient = loss_and_gradient(rnnkernels, settings.cell, weights, x, y)
+            if not math.isfinite(loss):
+                sys.exit(f"The loss is {loss} after {run.step} steps: try a lower --learning-rate.")
+            clip(gradient, GRADIENT_NORM_LIMIT)
+            learning_rate = run.learning_rate
+            run.step += 1
+            run.adam.update(run.weights, gradient, run.step, learning_rate)
+            run.losses.append(loss)
+            elapsed = time.perf_counter() - started
+            run.seconds += elapsed
+
+            speed = (run.step - first_step) * chars_per_step / (run.seconds - first_second)
+            recent = statistics.fmean(run.losses[-50:])
+            bar.set_postfix_str(f"loss {describe(recent)}, {speed:,.0f} characters/s", refresh=False)
+            bar.update(min(1 if settings.steps else elapsed, budget - bar.n))
+            if time.perf_counter() - reported >= args.report_every and run.progress < 1:
+                report(200)
+                reported = time.perf_counter()
+        if not stop.signal:
+            report(args.sample_chars)
+    stop.withdraw()
+    run.save(checkpoint)
+    return stop.signal
+
+
+def compare_speed(run: Run, training: np.ndarray, n_words: int, rounds: int = 5) -> None:
+    """Time loss and gradient of one minibatch, kernels and plain NumPy in turn, each on one thread."""
+    settings = run.settings
+    weights = split(run.weights, weight_shapes(settings, n_words))
+    x, y = windows(
+        training, np.arange(settings.batch) * settings.window % (training.size - settings.window), settings.window
+    )
+    layers = {"rnnkernels": rnnkernels, "rnnkernels.reference": reference}
+    seconds: dict[str, list[float]] = {name: [] for name in layers}
+    with threadpool_limits(limits=1):
+        for _ in range(1 + rounds):
+            for name, module in layers.items():
+                started = time.perf_counter()
+                loss_and_gradient(module, settings.cell, weights, x, y)
+                seconds[name].append(time.perf_counter() - started)
+    speeds = {name: x.size / statistics.median(times[1:]) for name, times in seconds.items()}
+    print(f"\nLoss and gradient of one minibatch, one thread, median of {rounds} rounds in turn:")
+    for name, speed in speeds.items():
+        print(f"  {name:22}{speed:10,.0f} characters/s")
+    print(f"  ratio{speeds['rnnkernels'] / speeds['rnnkernels.reference']:28.1f}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train, report and compare; return the exit status."""
+    args = parse_arguments(arguments)
+    given = {
+        field.name: getattr(args, field.name) for field in dataclasses.fields(Settings) if hasattr(args, field.name)
+    }
+    if "text" in given:
+        given["text"] = str(Path(given["text"]).resolve())
+    args.prompt = args.prompt.replace("\\n", "\n").replace("\\t", "\t") or "\n"
+    # A sample may hold characters that a Windows console's code page lacks.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"Cannot make the folder {args.out}: {error.strerror}")
+    checkpoint = args.out / "checkpoint.npz"
+    resumed = resume(checkpoint, given) if args.resume else None
+    settings = resumed.settings if resumed else Settings(**given)
+
+    text = read_text(settings)
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    vocabulary = choose_vocabulary(text, settings.vocabulary)
+    data = encode(text, vocabulary)
+    n_training = round(data.size * (1 - VALIDATION_SHARE))
+    training, validation = data[:n_training], data[n_training:]
+    if min(training.size, validation.size) <= settings.window + 1:
+        sys.exit(
+            f"The text has {data.size} characters, too few for windows of {settings.window}: its validation part, "
+            f"{VALIDATION_SHARE:.0%}, must be longer than a window. Take a longer text or a smaller --window."
+        )
+
+    if resumed:
+        if digest != resumed.text_digest:
+            sys.exit(f"The text is not the one that {checkpoint} was trained on (or --max-chars or Python changed).")
+        run = resumed
+    else:
+        rng = np.random.default_rng(settings.seed)
+        weights = initial_weights(settings, len(vocabulary), rng)
+        run = Run(settings, digest, weights, Adam(weights.size, settings.dtype), rng)
+        if checkpoint.exists():
+            os.replace(checkpoint, args.out / "checkpoint.previous.npz")
+
+    print(
+        f"{settings.text or 'Standard library of Python ' + sys.version.split()[0]}: {data.size:,} characters, "
+        f"{len(vocabulary)} different ones.\n{settings.cell.upper()}, {settings.dtype}: D = {settings.embedding}, "
+        f"H = {settings.hidden}, {run.weights.size:,} weights; minibatches of {settings.batch} windows of "
+        f"{settings.window} characters."
+    )
+    if run.step:
+        print(f"Resumed after {run.step} steps, {run.seconds:.0f} s.")
+    started = time.perf_counter()
+    x, y = windows(training, np.zeros(settings.batch, dtype=int), settings.window)
+    loss_and_gradient(rnnkernels, settings.cell, split(run.weights, weight_shapes(settings, len(vocabulary))), x, y)
+    print(f"First call, compilation included: {time.perf_counter() - started:.1f} s.", flush=True)
+
+    stopped = train(run, training, validation, vocabulary, args)
+    plot_loss(run, args.out / "loss.png")
+    if stopped:
+        print(f"\nStopped after {run.step} steps; {checkpoint} is saved. Go on with --resume.")
+        return 128 + stopped
+    compare_speed(run, training, len(vocabulary))
+    print(f"\nIn {args.out}: checkpoint.npz, loss.png, sample.txt")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
