@@ -54,8 +54,8 @@ def check_floats(names: str, *values: Any) -> list[np.ndarray]:
     arrays = [_as_array(name, value) for name, value in zip(names.split(), values, strict=True)]
     dtypes = []
     for name, array in zip(names.split(), arrays, strict=True):
-        if array.dtype.kind in "iu" or array.dtype in (FLOAT32, FLOAT64):
-            dtypes.append(array.dtype)
+        if array.dtype.kind in "iu" or array.dtype.newbyteorder("=") in (FLOAT32, FLOAT64):
+            dtypes.append(array.dtype.newbyteorder("="))
         else:
             raise TypeError(
                 f"`{name}` must be of float32 or float64, or of integers, which count as float64; got {array.dtype}. "

@@ -1,0 +1,130 @@
+"""The house rules that a machine can check."""
+
+import ast
+import inspect
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rnnkernels
+from rnnkernels import kernels, reference
+
+PACKAGE = Path(rnnkernels.__file__).parent
+ROOT = PACKAGE.parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+FUNCTIONS = [name for name in rnnkernels.__all__ if inspect.isfunction(getattr(rnnkernels, name))]
+CONTRACT = {
+    "rnn_step_forward": "x prev_h Wx Wh b",
+    "rnn_step_backward": "dnext_h cache",
+    "rnn_forward": "x h0 Wx Wh b",
+    "rnn_backward": "dh cache",
+    "lstm_step_forward": "x prev_h prev_c Wx Wh b",
+    "lstm_step_backward": "dnext_h dnext_c cache",
+    "lstm_forward": "x h0 Wx Wh b",
+    "lstm_backward": "dh cache",
+    "word_embedding_forward": "x W",
+    "word_embedding_backward": "dout cache",
+    "sigmoid": "x",
+    "temporal_affine_forward": "x w b",
+    "temporal_affine_backward": "dout cache",
+    "temporal_softmax_loss": "x y mask verbose",
+}
+
+
+def imports(path):
+    """Names of the modules that a file imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports__go_down_only(path):
+    names = set(imports(path))
+    in_kernels = path.parent.name == "kernels"
+    if not in_kernels:
+        assert not {name for name in names if name.split(".")[0] in ("numba", "llvmlite")}
+    if in_kernels:
+        inside = {name for name in names if name.split(".")[0] == "rnnkernels"}
+        assert all(name.startswith("rnnkernels.kernels") for name in inside)
+    if path.name == "reference.py":
+        assert names == {"numpy"}
+    allowed = {"numpy", "rnnkernels", "numba", "llvmlite"}
+    third_party = {name.split(".")[0] for name in names} - allowed
+    assert third_party <= set(__import__("sys").stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_raise__stands_in_checks_only(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    raises = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    assert path.name == "_checks.py" or not raises
+
+
+@pytest.mark.parametrize("module", [rnnkernels, reference], ids=["rnnkernels", "reference"])
+@pytest.mark.parametrize("name", CONTRACT)
+def test_signature__is_the_contract(module, name):
+    parameters = inspect.signature(getattr(module, name)).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == CONTRACT[name].split()
+    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstring__lists_the_arguments_and_what_comes_of_them(name):
+    function = getattr(rnnkernels, name)
+    doc = inspect.getdoc(function)
+    parameters = list(inspect.signature(function).parameters)
+    if parameters:
+        block = doc.split("Parameters\n----------\n")[1].split("\n\n")[0]
+        documented = re.findall(r"^(\w+(?:, \w+)*) : ", block, flags=re.MULTILINE)
+        assert [argument for entry in documented for argument in entry.split(", ")] == parameters
+    if inspect.signature(function).return_annotation is not None:
+        assert "Returns\n-------\n" in doc
+    if parameters:
+        assert "Raises\n------\n" in doc
+    assert "Examples\n--------\n" in doc
+
+
+def test_public_names__are_sorted_and_exist():
+    assert list(rnnkernels.__all__) == sorted(rnnkernels.__all__)
+    assert all(hasattr(rnnkernels, name) for name in rnnkernels.__all__)
+    assert set(CONTRACT) <= set(rnnkernels.__all__)
+
+
+def test_kernels__compile_once_per_dtype():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        for cell, gates in (("rnn", 1), ("lstm", 4)):
+            for N, T in ((1, 1), (3, 2), (2, 0)):
+                shapes = (N, T, 3), (N, 4), (3, gates * 4), (4, gates * 4), (gates * 4,)
+                args = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+                for array in args:
+                    array.setflags(write=False)
+                h, cache = getattr(rnnkernels, f"{cell}_forward")(*args)
+                getattr(rnnkernels, f"{cell}_forward")(*args, keep_cache=False)
+                getattr(rnnkernels, f"{cell}_backward")(h, cache)
+                scores, cache = rnnkernels.temporal_affine_forward(h, args[3], args[4])
+                _, dscores = rnnkernels.temporal_softmax_loss(scores, np.zeros((N, T), int), np.ones((N, T)))
+                rnnkernels.temporal_affine_backward(dscores, cache)
+    for module in (kernels.rnn, kernels.lstm, kernels.affine, kernels.loss, kernels.micro_kernel, kernels.phases):
+        for name, function in vars(module).items():
+            if hasattr(function, "signatures") and not function.targetoptions.get("forceinline"):
+                assert len(function.signatures) <= 2, name
+
+
+def test_tracked_files__name_no_path_of_one_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    pattern = re.compile(r"(^|[^\w.])/(work|farm|root|home)/[\w.-]+")
+    for name in listed.stdout.split():
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".json", ".yml", "") and path.is_file():
+            assert not pattern.search(path.read_text(encoding="utf-8")), name
