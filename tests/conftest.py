@@ -15,20 +15,16 @@ def rng():
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Fill every fresh array of the package with NaN, so that reading before writing shows."""
-    empty, aligned_empty = _memory.empty, _memory.aligned_empty
+def guarded_memory(monkeypatch):
+    """Have every fresh array of the package filled with NaN, and its borders watched."""
+    from helpers import GuardedMemory
 
-    def poisoned(allocate):
-        def allocate_poisoned(shape, dtype):
-            array = allocate(shape, dtype)
-            array.fill(np.nan)
-            return array
-
-        return allocate_poisoned
-
+    guard = GuardedMemory()
     modules = [module for name, module in sys.modules.items() if name.startswith("rnnkernels")]
-    for name, allocate in (("empty", empty), ("aligned_empty", aligned_empty)):
+    for name in ("empty", "aligned_empty"):
+        allocate = getattr(_memory, name)
         for module in modules:
             if getattr(module, name, None) is allocate:
-                monkeypatch.setattr(module, name, poisoned(allocate))
+                monkeypatch.setattr(module, name, guard.guarded(allocate))
+    yield
+    guard.check()

@@ -1,5 +1,7 @@
 """What the tests share: problems, finite differences, and a comparison with an error bound."""
 
+import math
+
 import numpy as np
 
 DTYPES = [np.float32, np.float64]
@@ -66,3 +68,34 @@ def numerical_gradient(function, argument, upstream, step=1e-3):
         argument[index] = kept
         gradient[index] = total / (12 * step)
     return gradient
+
+
+class GuardedMemory:
+    """Allocations that show a missing or a misplaced access; kernels do not check bounds themselves.
+
+    Fresh arrays hold NaN, so that reading before writing shows in the result. So do their borders, and `check` finds
+    what was written there.
+    """
+
+    BORDER_BYTES = 256  # whole cache lines, so that what is aligned stays so
+    BORDER = 0xFF  # as a float: NaN
+
+    def __init__(self):
+        self.blocks = []
+
+    def guarded(self, allocate):
+        def allocate_guarded(shape, dtype):
+            border, size = self.BORDER_BYTES // dtype.itemsize, math.prod(shape)
+            block = allocate((border + size + border,), dtype)
+            block.view(np.uint8).fill(self.BORDER)
+            self.blocks.append((block, border))
+            array = block[border : border + size].reshape(shape)
+            array.fill(np.nan)
+            return array
+
+        return allocate_guarded
+
+    def check(self):
+        for block, border in self.blocks:
+            borders = np.concatenate([block[:border], block[-border:]])
+            assert (borders.view(np.uint8) == self.BORDER).all(), "something was written outside an array"

@@ -35,6 +35,23 @@ def test_numerical_gradient__of_a_cubic_is_exact():
     np.testing.assert_allclose(helpers.numerical_gradient(lambda: x**3, x, np.array([1.0, 2.0])), [0.75, 24.0])
 
 
-def test_poisoned_memory__is_not_a_number():
+def test_guarded_memory__is_what_the_package_gets_and_is_not_a_number():
     assert np.isnan(_sequence.empty((2, 3), np.dtype(np.float32))).all()
     assert np.isnan(_sequence.aligned_empty((2, 3), np.dtype(np.float64))).all()
+    assert _sequence.aligned_empty((5,), np.dtype(np.float32)).ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("place", [-1, 6])
+def test_guarded_memory__notices_what_is_written_outside(place):
+    guard = helpers.GuardedMemory()
+    array = guard.guarded(np.empty)((2, 3), np.dtype(np.float32))
+    array.fill(0)
+    guard.check()
+    array.base[guard.BORDER_BYTES // 4 + place] = 0
+    with pytest.raises(AssertionError, match="outside"):
+        guard.check()
+
+
+def test_make_arguments__vary_and_are_not_degenerate(rng):
+    for a in helpers.make_arguments(rng, 4, 3, 5, 7, 9, np.float64):
+        assert np.unique(a).size == a.size
