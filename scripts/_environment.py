@@ -121,7 +121,7 @@ def prepare(extra):
     status, complaints = pip_install(python, ".[%s]" % extra)
     if status:
         # pip's words for "no network" are retries, then a claim that the package has no versions at all.
-        if "connection broken by" in complaints or "Connection" in complaints:
+        if "connection" in complaints.lower():
             sys.exit(
                 "\npip cannot reach its package registry. The first run needs the network;"
                 " behind a proxy or a mirror, pip's own configuration (`pip config`) must name it."
