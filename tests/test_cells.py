@@ -89,6 +89,17 @@ def test_sequence__of_size_zero_is_defined(rng, cell, sizes):
         assert_all_close(gradients, getattr(reference, f"{cell}_backward")(exact([dh])[0], tape), np.float32)
 
 
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("sizes", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5)])
+def test_sequence__of_size_zero_takes_a_wider_gradient_and_names_its_states(rng, cell, sizes):
+    args = make_arguments(rng, GATES[cell], *sizes, np.float32)
+    h, cache = getattr(rnnkernels, f"{cell}_forward")(*args)
+    gradients = getattr(rnnkernels, f"{cell}_backward")(np.ones(h.shape, np.float64), cache)
+    assert [(g.shape, g.dtype) for g in gradients] == [(a.shape, np.float64) for a in args]
+    for name in ("i", "f", "o", "g", "c") if cell == "lstm" else ("h",):
+        assert getattr(cache, name).shape == h.shape
+
+
 def test_lstm_cache__names_gates_and_cells(rng):
     args = make_arguments(rng, 4, 3, 4, 5, 11, np.float64)
     h, cache = rnnkernels.lstm_forward(*args)

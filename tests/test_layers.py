@@ -84,6 +84,15 @@ def test_temporal_softmax_loss__does_not_read_labels_that_do_not_count():
     np.testing.assert_array_equal(dx, [[[0.5, -0.5], [0.0, 0.0], [0.0, 0.0]]])
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64, np.uint64])
+def test_temporal_softmax_loss__takes_padding_of_any_value_of_every_integer_dtype(dtype):
+    for padding in (np.iinfo(dtype).min, np.iinfo(dtype).max):
+        loss, _ = rnnkernels.temporal_softmax_loss(
+            np.zeros((1, 2, 3)), np.array([[1, padding]], dtype), [[True, False]]
+        )
+        np.testing.assert_allclose(loss, np.log(3))
+
+
 def test_temporal_softmax_loss__of_no_sequences_is_zero():
     loss, dx = rnnkernels.temporal_softmax_loss(np.ones((0, 3, 2)), np.ones((0, 3), int), np.ones((0, 3)))
     assert loss == 0

@@ -7,7 +7,7 @@ import pytest
 from helpers import DTYPES, GATES, assert_close, assert_same_bits, exact, make_arguments
 
 import rnnkernels
-from rnnkernels import reference
+from rnnkernels import _sequence, _threads, reference
 
 
 def functions(cell):
@@ -74,6 +74,46 @@ def test_lstm__step_by_step_backward_agrees_with_the_whole(rng):
     np.testing.assert_allclose(total, dWh, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", GATES)
+def test_parts__that_divide_the_steps_change_no_bit(rng, cell, dtype, monkeypatch):
+    forward, backward = functions(cell)
+    args = make_arguments(rng, GATES[cell], 3, 29, 5, 19, dtype)
+    h, cache = forward(*args)
+    dh = rng.standard_normal(h.shape).astype(dtype)
+    expected = backward(dh, cache)
+    for rows, segment_flops in ((1, 2e9), (6, 2e9), (21, 2e9), (1000, 2e9), (6, 1.0), (1000, 1e5)):
+        monkeypatch.setattr(_sequence, "FORWARD_CHUNK_BYTES", 1)
+        monkeypatch.setattr(_sequence, "FORWARD_CHUNK_ROWS", rows)
+        monkeypatch.setattr(_sequence, "BACKWARD_CHUNK_ROWS", rows)
+        monkeypatch.setattr(_threads, "SEGMENT_FLOPS", segment_flops)
+        divided, divided_cache = forward(*args)
+        assert_same_bits(divided, h)
+        assert_same_bits(forward(*args, keep_cache=False)[0], h)
+        for a, b in zip(backward(dh, divided_cache), expected, strict=True):
+            assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parts__of_the_other_layers_change_no_bit(rng, dtype, monkeypatch):
+    x, w, b = (rng.standard_normal(shape).astype(dtype) for shape in ((3, 7, 5), (5, 19), (19,)))
+    words, mask = rng.integers(0, 19, (3, 7)), rng.random((3, 7))
+
+    def results():
+        out, affine_cache = rnnkernels.temporal_affine_forward(x, w, b)
+        embedded, embedding_cache = rnnkernels.word_embedding_forward(words, w.T)
+        loss, dscores = rnnkernels.temporal_softmax_loss(out, words, mask)
+        gradients = rnnkernels.temporal_affine_backward(dscores, affine_cache)
+        return out, embedded, dscores, *gradients, rnnkernels.word_embedding_backward(x, embedding_cache), loss
+
+    *whole, loss = results()
+    monkeypatch.setattr(_threads, "SEGMENT_FLOPS", 1.0)  # a row at a time
+    *divided, divided_loss = results()
+    for got, want in zip(divided, whole, strict=True):
+        assert_same_bits(got, want)
+    assert_close(np.asarray(divided_loss), np.asarray(loss), dtype, factor=2)
+
+
 def layouts(array):
     """The same numbers in every layout that a caller may have."""
     backward = array[..., ::-1].copy()[..., ::-1]
@@ -83,6 +123,10 @@ def layouts(array):
     unaligned = np.frombuffer(b"\0" + array.tobytes(), np.uint8)[1:].view(array.dtype).reshape(array.shape)
     subclass = array.view(type("Subclass", (np.ndarray,), {}))
     swapped = array.astype(array.dtype.newbyteorder())
+    # C-contiguous, so that the kernels get this very memory: what they read beyond it is NaN.
+    surrounded = np.full(array.size + 128, -1 if array.dtype.kind == "i" else np.nan, array.dtype)[64:-64]
+    surrounded = surrounded.reshape(array.shape)
+    surrounded[...] = array
     return {
         "fortran": np.asfortranarray(array),
         "backward": backward,
@@ -91,6 +135,7 @@ def layouts(array):
         "unaligned": unaligned,
         "subclass": subclass,
         "byte-swapped": swapped,
+        "surrounded": surrounded,
     }
 
 
@@ -211,19 +256,86 @@ def test_inputs__are_read_anew_at_each_call(rng):
     assert_same_bits(after, rnnkernels.lstm_forward(*(a.copy() for a in args))[0])
 
 
+def assert_same_but_for_rounding(got, want):
+    """Compare where `want` is finite, and ask for the same NaN and infinities elsewhere."""
+    finite = np.isfinite(want)
+    np.testing.assert_array_equal(got[~finite], want[~finite].astype(got.dtype))
+    assert_close(got[finite], want[finite], got.dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_non_finite_values__propagate_as_in_numpy(rng, cell, dtype, number):
-    forward, _ = functions(cell)
-    args = make_arguments(rng, GATES[cell], 3, 5, 4, 9, dtype)
+@pytest.mark.parametrize("hidden", [9, 16])
+def test_non_finite_input__propagates_as_in_numpy(rng, cell, dtype, number, hidden):
+    forward, backward = functions(cell)
+    args = make_arguments(rng, GATES[cell], 3, 5, 4, hidden, dtype)
     args[0][1, 2, 3] = number
-    h, _ = forward(*args)
+    h, cache = forward(*args)
+    dh = rng.standard_normal(h.shape).astype(dtype)
     with np.errstate(invalid="ignore"):
-        expected, _ = getattr(reference, f"{cell}_forward")(*exact(args))
-    np.testing.assert_array_equal(np.isnan(h), np.isnan(expected))
-    finite = np.isfinite(expected)
-    assert_close(h[finite], expected[finite], dtype)
+        expected_h, tape = getattr(reference, f"{cell}_forward")(*exact(args))
+        expected = getattr(reference, f"{cell}_backward")(*exact([dh]), tape)
+    for got, want in zip((h, *backward(dh, cache)), (expected_h, *expected), strict=True):
+        assert_same_but_for_rounding(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("hidden", [9, 16])
+def test_non_finite_gradient__propagates_as_in_numpy(rng, cell, dtype, number, hidden):
+    forward, backward = functions(cell)
+    # Weights of one sign, so that infinities do not meet their opposites; small ones, so that no gate is saturated.
+    args = [np.abs(a / 10) for a in make_arguments(rng, GATES[cell], 3, 5, 4, hidden, dtype)]
+    h, cache = forward(*args)
+    dh = rng.standard_normal(h.shape).astype(dtype)
+    dh[1, 3, 2] = number
+    with np.errstate(invalid="ignore"):
+        _, tape = getattr(reference, f"{cell}_forward")(*exact(args))
+        expected = getattr(reference, f"{cell}_backward")(*exact([dh]), tape)
+    for got, want in zip(backward(dh, cache), expected, strict=True):
+        assert_same_but_for_rounding(got, want)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_non_finite_values__pass_the_other_layers_as_in_numpy(rng, number):
+    args = [np.abs(rng.standard_normal(shape)) for shape in ((2, 5, 3), (3, 19), (19,))]
+    args[0][1, 2, 1] = number
+    out, cache = rnnkernels.temporal_affine_forward(*args)
+    dout = np.abs(rng.standard_normal(out.shape))
+    dout[0, 1, 17] = number
+    with np.errstate(invalid="ignore"):
+        expected_out, tape = reference.temporal_affine_forward(*exact(args))
+        expected = reference.temporal_affine_backward(*exact([dout]), tape)
+    for got, want in zip(
+        (out, *rnnkernels.temporal_affine_backward(dout, cache)), (expected_out, *expected), strict=True
+    ):
+        assert_same_but_for_rounding(got, want)
+
+    words, W = rng.integers(0, 4, (2, 5)), rng.standard_normal((4, 19))
+    W[2, 18] = number
+    embedded, cache = rnnkernels.word_embedding_forward(words, W)
+    assert_same_bits(embedded, W[words])
+    dW = np.zeros_like(W)
+    np.add.at(dW, words, dout)
+    assert_same_bits(rnnkernels.word_embedding_backward(dout, cache), dW)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 7, 18])
+def test_non_finite_score__propagates_as_in_numpy(rng, dtype, number, place):
+    x = rng.standard_normal((2, 4, 19)).astype(dtype)
+    x[0, 1, place] = x[1, 0, place] = number
+    y, mask = np.full((2, 4), 18), np.ones((2, 4))
+    mask[1, 0] = 0  # this step does not count
+    loss, dx = rnnkernels.temporal_softmax_loss(x, y, mask)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected, expected_dx = reference.temporal_softmax_loss(*exact([x]), y, mask)
+    assert_same_but_for_rounding(np.atleast_1d(loss), np.atleast_1d(expected))
+    assert_same_but_for_rounding(dx, expected_dx)
+    assert not dx[1, 0].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
