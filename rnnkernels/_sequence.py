@@ -7,7 +7,7 @@ import numpy as np
 from rnnkernels._checks import Sizes
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._threads import run_team, segments, threads_for
-from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS
+from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS, STRIP_BYTES
 from rnnkernels.kernels import layout, micro_kernel, phases, simd
 
 
@@ -54,6 +54,13 @@ def interleaved(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     padded[..., :hidden] = array
     split = padded.reshape(*outer, gates, padded.shape[-1] // lanes, lanes)
     return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*outer, -1)
+
+
+def strip_units(sizes: Sizes, gates: int, dtype: np.dtype) -> int:
+    """Units of a strip of the forward recurrence: its pre-activations stay in a near cache until they are used."""
+    panel_units = micro_kernel.VECTORS_PER_PANEL
+    panel_bytes = max(sizes.N, 1) * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
+    return panel_units * max(STRIP_BYTES // panel_bytes, 1)
 
 
 def step_flops(sizes: Sizes, gates: int) -> int:
@@ -107,16 +114,18 @@ def run_forward(
     step_bytes = max(N * columns * dtype.itemsize, 1)
     chunk = max(FORWARD_CHUNK_BYTES // step_bytes, FORWARD_CHUNK_ROWS // max(N, 1), 1)
     chunk = min(chunk, max(T, 1))
+    strip = strip_units(sizes, gates, dtype)
+    flops = step_flops(sizes, gates)
+    threads = threads_for(T * flops, panel_columns(H, dtype) // micro_kernel.panel_columns(dtype), num_threads)
+    z_columns = columns if chunk > 1 else threads * strip * simd.lanes_of(dtype) * gates
     work = phases.ForwardWorkspace(
         x=aligned_empty((chunk * N, row_stride(D, dtype)), dtype),
-        z=aligned_empty((chunk * N, row_stride(columns, dtype)), dtype),
+        z=aligned_empty((chunk * N, row_stride(z_columns, dtype)), dtype),
         h=aligned_empty(((chunk + 1) * N, row_stride(H, dtype)), dtype),
     )
     work.h[:N, :H] = h0
-    flops = step_flops(sizes, gates)
-    threads = threads_for(T * flops, panel_columns(H, dtype) // micro_kernel.panel_columns(dtype), num_threads)
     for begin, end in segments(T, flops):
-        run_team(kernel, (x, weights, h, *kept, work), (begin, end, chunk), threads)
+        run_team(kernel, (x, weights, h, *kept, work), (begin, end, chunk, strip), threads)
 
 
 def run_backward(
@@ -140,7 +149,7 @@ def run_backward(
     dtype = x.dtype
     N, T, D, H = sizes
     columns = gates * unit_columns(H, dtype)
-    chunk = max(min(-(-BACKWARD_CHUNK_ROWS // max(N, 1)), T), 1)
+    chunk = max(min(BACKWARD_CHUNK_ROWS // max(N, 1), T), 1)
     depth = chunk * N
     sum_stride = panel_columns(columns, dtype)
     sums = phases.WeightGradients(*(aligned_zeros((length, sum_stride), dtype) for length in (D, H, 1)))

@@ -7,6 +7,10 @@ FORWARD_CHUNK_BYTES = 192 * 1024
 """Pre-activations of one chunk of steps: they are written by the projection, and read and written by the recurrence,
 and share a private cache of 512 KiB or more with the weights."""
 
+STRIP_BYTES = 64 * 1024
+"""Pre-activations of the units that the recurrence takes at once, written and read again before they leave a near
+cache."""
+
 FORWARD_CHUNK_ROWS = 48
 """Rows that a projection should have, so that weights that live in a far cache are read for many rows at a time."""
 

@@ -7,6 +7,7 @@ and keeps its sums in registers.
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from rnnkernels.kernels.jit import inlined, kernel
@@ -104,6 +105,12 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
     result_cells = cells(c)
     first = [I64(0), I64(0), b_first, *(load_vector(builder, cell, vector) for cell in cells(s))]
 
+    # The rows below are next, and their sums may be far away.
+    for r in range(row_count, 2 * row_count):
+        row = builder.gep(s[0], [builder.mul(s[1], I64(r))])
+        for v in range(0, vector_count, VECTORS_PER_PANEL):
+            _prefetch(builder, builder.gep(row, [I64(v * width)]))
+
     entry = builder.block
     head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
     builder.branch(head)
@@ -136,6 +143,14 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
     builder.position_at_end(done)
     for value, cell in zip(sums, result_cells, strict=True):
         store_vector(builder, value, cell)
+
+
+def _prefetch(builder, pointer):
+    """Ask for a cache line that will be read and written; it need not exist."""
+    i32 = ir.IntType(32)
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    builder.call(function, [pointer, i32(1), i32(3), i32(1)])
 
 
 def _opaque(builder, value):

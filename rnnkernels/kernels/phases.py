@@ -58,19 +58,19 @@ def gather_inputs(x, work, begin, steps, member, size):
 
 
 @kernel
-def project(x, weights, work, steps, first_panel, end_panel):
-    """Project: z = b + x @ Wx for the rows of a chunk and some panels of columns; overwrites these in `work.z`."""
+def project(x, weights, work, steps, first_panel, end_panel, z_column):
+    """Project: z = b + x @ Wx for the rows of a chunk and some panels; overwrites `work.z` from `z_column` on."""
     depth, column = x.shape[2], first_panel * panel_width(x)
     multiply(work.x, 0, work.x.shape[1], 1, steps * x.shape[0], weights.Wx, column * depth, depth,
-             end_panel - first_panel, weights.b, column, 0, work.z, column, work.z.shape[1])  # fmt: skip
+             end_panel - first_panel, weights.b, column, 0, work.z, z_column, work.z.shape[1])  # fmt: skip
 
 
 @kernel
 def recur(h, offset, weights, hidden, z, z_offset, rows, first_panel, end_panel):
-    """Recur: z += h @ Wh for the rows of a step and some panels of columns."""
+    """Recur: z += h @ Wh for the rows of a step and some panels; in `z` they begin at `z_offset`."""
     column, stride = first_panel * panel_width(h), z.shape[1]
     multiply(h, offset, h.shape[1], 1, rows, weights.Wh, column * hidden, hidden, end_panel - first_panel,
-             z, z_offset + column, stride, z, z_offset + column, stride)  # fmt: skip
+             z, z_offset, stride, z, z_offset, stride)  # fmt: skip
 
 
 @kernel

@@ -13,6 +13,7 @@ where dy is the gradient that arrives from outside.
 from rnnkernels.kernels.activations import tanh
 from rnnkernels.kernels.jit import inlined, kernel
 from rnnkernels.kernels.layout import copy_row, copy_row_padded, scatter_rows, unit_count
+from rnnkernels.kernels.micro_kernel import panel_width
 from rnnkernels.kernels.phases import (
     accumulate,
     gather_earlier_gradients,
@@ -48,11 +49,12 @@ def rnn_cell_backward(first, end, states, states0, dh, dh0, h, h0, dz, dz0):
 
 
 @kernel
-def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, chunk):
+def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, chunk, strip):
     """Steps `begin .. end`: equations (1) and (2), by the leader of a team or another member.
 
     Overwrites these steps of `h` (N, T, H) and of `states` (T, N, U * L); states of length 1 keep the last step only.
-    `work.h` carries the hidden state.
+    `work.h` carries the hidden state. The units are taken in strips of `strip`, a multiple of a panel. Where a chunk is
+    a single step, each strip is projected when its turn comes, and `work.z` holds one strip of each member.
     """
     member, size, start, tick, tries = 0, 1, begin, 1, 0
     if not leader:
@@ -69,21 +71,30 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
             size = close_team(team, start, False)
             tick = 1
         first, last = unit_share(units, member, size)
-        first_panel, last_panel = panels_of_units(first, last, GATES)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(steps_of_chunk(team, size, tries, chunk), end - start)
         tries += 1
         gather_inputs(x, work, start, steps, member, size)
         tick = wait_for_team(team, member, size, tick)
-        project(x, weights, work, steps, first_panel, last_panel)
+        if chunk > 1:
+            first_panel, end_panel = panels_of_units(first, last, GATES)
+            project(x, weights, work, steps, first_panel, end_panel, first_panel * panel_width(x))
         for s in range(steps):
-            z_step, h_step = s * batch * z_stride, s * batch * h_stride
-            recur(work.h, h_step, weights, hidden, work.z, z_step, batch, first_panel, last_panel)
+            h_step = s * batch * h_stride
             slot = (start + s if kept else 0) * batch
-            for n in range(batch):
-                rnn_cell_forward(first, last, work.z, z_step + n * z_stride, work.h, h_step + (batch + n) * h_stride,
-                                 states, (slot + n) * columns)  # fmt: skip
+            for unit in range(first, last, strip):
+                end_unit = min(unit + strip, last)
+                first_panel, end_panel = panels_of_units(unit, end_unit, GATES)
+                strip_column = first_panel * panel_width(x)
+                z_unit = s * batch * z_stride + strip_column
+                if chunk == 1:
+                    z_unit = member * strip * lanes(x) * GATES
+                    project(x, weights, work, 1, first_panel, end_panel, z_unit)
+                recur(work.h, h_step, weights, hidden, work.z, z_unit, batch, first_panel, end_panel)
+                for n in range(batch):
+                    rnn_cell_forward(unit, end_unit, work.z, z_unit - strip_column + n * z_stride,
+                                     work.h, h_step + (batch + n) * h_stride, states, (slot + n) * columns)  # fmt: skip
             tick = wait_for_team(team, member, size, tick)
         scatter_rows(work.h, batch * h_stride, h_stride, h, start, 0, steps * batch, column, width)
         for n in range(batch):
