@@ -132,6 +132,16 @@ def test_caches__of_other_functions_are_told_apart():
         rnnkernels.lstm_backward(np.zeros((2, 3, 5)), calls["rnn_backward"][0])
 
 
+@pytest.mark.parametrize("cell", SEQUENCES)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_step_backward__rejects_the_cache_of_a_sequence(rng, cell, steps):
+    forward, gates = SEQUENCES[cell]
+    _, cache = forward(*make_arguments(rng, gates, 2, steps, 4, 5, np.float32))
+    gradients = [np.zeros((2, 5), np.float32)] * (2 if cell == "lstm" else 1)
+    with pytest.raises((TypeError, ValueError), match=f"`cache` .*{cell}_step_forward"):
+        getattr(rnnkernels, f"{cell}_step_backward")(*gradients, cache)
+
+
 @pytest.mark.parametrize("index", [-1, 4, 10**15, -(10**15)])
 def test_word_embedding_forward__names_the_place_of_an_index_outside(index):
     words = np.zeros((2, 3), int)
