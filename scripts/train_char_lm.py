@@ -144,11 +144,10 @@ def read_standard_library(max_chars: int) -> str:
     """
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data"}
-    names = [
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*.py")
-        if left_out.isdisjoint(path.relative_to(root).parts[:-1])
-    ]
+    names = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = set(subfolders) - left_out
+        names += [(Path(folder) / file).relative_to(root).as_posix() for file in files if file.endswith(".py")]
     if not names:
         sys.exit(f"This Python keeps no source files in {root}. Name a text to learn: --text FILE")
 
@@ -377,7 +376,7 @@ class Run:
     def load(cls, path: Path) -> Run:
         """Read a checkpoint."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 facts = json.loads(str(arrays["facts"]))
                 weights = arrays["weights"]
                 adam = Adam(weights.size, weights.dtype.name)
@@ -486,6 +485,7 @@ def train(run: Run, training: np.ndarray, validation: np.ndarray, vocabulary: st
             settings.cell, weights, vocabulary, args.prompt, n_chars, args.temperature, settings.seed + run.step
         )
         bar.write(f"\nstep {run.step}, validation loss {describe(run.validations[-1][1])}\n{text}")
+        (args.out / "sample.txt").write_text(text, encoding="utf-8")
 
     budget = settings.steps or settings.seconds
     stop = StopRequest()
@@ -527,25 +527,28 @@ def train(run: Run, training: np.ndarray, validation: np.ndarray, vocabulary: st
 
 
 def compare_speed(run: Run, training: np.ndarray, n_words: int, rounds: int = 5) -> None:
-    """Time loss and gradient of one minibatch, kernels and plain NumPy in turn, each on one thread."""
+    """Time loss and gradient of one minibatch, kernels and plain NumPy in turn, with equally many threads."""
     settings = run.settings
     weights = split(run.weights, weight_shapes(settings, n_words))
-    x, y = windows(
-        training, np.arange(settings.batch) * settings.window % (training.size - settings.window), settings.window
-    )
-    layers = {"rnnkernels": rnnkernels, "rnnkernels.reference": reference}
-    seconds: dict[str, list[float]] = {name: [] for name in layers}
-    with threadpool_limits(limits=1):
-        for _ in range(1 + rounds):
-            for name, module in layers.items():
-                started = time.perf_counter()
-                loss_and_gradient(module, settings.cell, weights, x, y)
-                seconds[name].append(time.perf_counter() - started)
-    speeds = {name: x.size / statistics.median(times[1:]) for name, times in seconds.items()}
-    print(f"\nLoss and gradient of one minibatch, one thread, median of {rounds} rounds in turn:")
-    for name, speed in speeds.items():
-        print(f"  {name:22}{speed:10,.0f} characters/s")
-    print(f"  ratio{speeds['rnnkernels'] / speeds['rnnkernels.reference']:28.1f}")
+    starts = np.arange(settings.batch) * settings.window % (training.size - settings.window)
+    x, y = windows(training, starts, settings.window)
+
+    def seconds(layers: ModuleType) -> float:
+        started = time.perf_counter()
+        loss_and_gradient(layers, settings.cell, weights, x, y)
+        return time.perf_counter() - started
+
+    print(f"\nLoss and gradient of one minibatch in characters/s, median of {rounds} rounds in turn:")
+    print("  threads   kernels   reference   ratio")
+    all_threads = rnnkernels.get_num_threads()
+    for threads in sorted({1, all_threads}):
+        rnnkernels.set_num_threads(threads)
+        with threadpool_limits(limits=threads):
+            seconds(rnnkernels)  # wakes the threads up
+            times = [(seconds(rnnkernels), seconds(reference)) for _ in range(rounds)]
+        kernels, plain = (x.size / statistics.median(column) for column in zip(*times, strict=True))
+        print(f"{threads:9}{kernels:10,.0f}{plain:12,.0f}{kernels / plain:8.1f}")
+    rnnkernels.set_num_threads(all_threads)
 
 
 def main(arguments: list[str] | None = None) -> int:

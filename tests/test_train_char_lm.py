@@ -1,0 +1,130 @@
+"""The training script, on small models."""
+
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import train_char_lm
+
+SMALL = ["--embedding", "4", "--hidden", "6", "--batch", "3", "--window", "5", "--sample-chars", "20"]
+TEXT = "def f(x):\n    return x\n" * 100
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "a text.py"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, text):
+    def run(*options, out="out"):
+        return train_char_lm.main(["--text", str(text), "--out", str(tmp_path / out), *SMALL, *options])
+
+    return run
+
+
+def stop_at_step(monkeypatch, step, number):
+    calls = 0
+    compute = train_char_lm.loss_and_gradient
+
+    def loss_and_gradient(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 1 + step:  # the first call is for compilation
+            signal.raise_signal(number)
+        return compute(*arguments)
+
+    monkeypatch.setattr(train_char_lm, "loss_and_gradient", loss_and_gradient)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("cell", "dtype"), [("lstm", "float32"), ("rnn", "float64")])
+def test_training__stopped_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch, cell, dtype, number):
+    options = "--steps", "7", "--cell", cell, "--dtype", dtype
+    assert run(*options, out="whole") == 0
+    with monkeypatch.context() as patch:
+        stop_at_step(patch, 3, number)
+        assert run(*options, out="parts") == 128 + number
+    assert run("--resume", out="parts") == 0
+
+    with np.load(tmp_path / "whole/checkpoint.npz") as whole, np.load(tmp_path / "parts/checkpoint.npz") as parts:
+        assert whole["weights"].dtype == dtype
+        for name in ("weights", "adam_mean", "adam_square", "losses"):
+            np.testing.assert_array_equal(parts[name], whole[name], strict=True)
+
+
+def test_training__learns_a_regular_text(run, tmp_path, capsys):
+    assert (
+        run("--steps", "300", "--window", "20", "--hidden", "24", "--learning-rate", "0.02", "--prompt", r"\ndef") == 0
+    )
+    with np.load(tmp_path / "out/checkpoint.npz") as checkpoint:
+        losses, validations = checkpoint["losses"], checkpoint["validations"]
+    assert losses[0] > 2
+    assert losses[-10:].mean() < 0.7
+    assert validations[-1, 1] < 0.3
+    assert (tmp_path / "out/sample.txt").read_text(encoding="utf-8").startswith("\ndef f(x):\n    return")
+    assert (tmp_path / "out/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_training__keeps_the_checkpoint_before(run, tmp_path):
+    run("--steps", "1")
+    first = (tmp_path / "out/checkpoint.npz").read_bytes()
+    run("--steps", "2")
+    assert (tmp_path / "out/checkpoint.previous.npz").read_bytes() == first
+
+
+def test_training__goes_on_with_a_larger_budget(run, tmp_path):
+    run("--steps", "2")
+    run("--resume", "--steps", "5")
+    with np.load(tmp_path / "out/checkpoint.npz") as checkpoint:
+        assert checkpoint["losses"].shape == (5,)
+
+
+def test_resume__names_what_is_wrong(run, tmp_path, text):
+    with pytest.raises(SystemExit, match="There is no checkpoint"):
+        run("--resume")
+    run("--steps", "1")
+    with pytest.raises(SystemExit, match=r"--hidden 7 contradicts .*trained with 6"):
+        run("--resume", "--hidden", "7")
+    text.write_text(TEXT + "pass\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="The text is not the one"):
+        run("--resume")
+    checkpoint = tmp_path / "out/checkpoint.npz"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(SystemExit, match="is not a checkpoint that this script can read"):
+        run("--resume")
+
+
+def test_text__names_what_is_wrong(run, tmp_path, text):
+    text.write_text("short", encoding="utf-8")
+    with pytest.raises(SystemExit, match="5 characters, too few"):
+        run()
+    text.unlink()
+    with pytest.raises(SystemExit, match=r"Cannot read the text .*a text\.py"):
+        run()
+
+
+def test_out__names_what_is_wrong(run, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SystemExit, match="Cannot make the folder"):
+        run(out="file")
+
+
+def test_standard_library__is_read_in_one_order_and_without_tests():
+    text = train_char_lm.read_standard_library(300_000)
+    assert text == train_char_lm.read_standard_library(300_000)
+    assert len(text) == 300_000
+    assert "def " in text
+
+
+def test_vocabulary__keeps_frequent_characters_and_folds_the_others():
+    vocabulary = train_char_lm.choose_vocabulary("bbaaé\N{SNOWMAN}\N{REPLACEMENT CHARACTER}é", 4)
+    assert vocabulary == "abé\N{REPLACEMENT CHARACTER}"
+    assert train_char_lm.encode("baé\N{SNOWMAN}", vocabulary).tolist() == [1, 0, 2, 3]
