@@ -454,7 +454,7 @@ def temporal_softmax_loss(
     mask : ndarray of shape (N, T), bool or real
         Weight of every step; a step of weight 0 does not count, whatever its scores are.
     verbose : bool
-        Print the shape of `dx`.
+        Print the shape of `dx` as a table of N * T rows.
 
     Returns
     -------
@@ -492,7 +492,7 @@ def temporal_softmax_loss(
     dx = np.zeros_like(x)
     dx[counts] = p * weight[:, None]
     if verbose:
-        print("dx:", dx.shape)
+        print("dx_flat: ", _rows(dx).shape)
     return loss, dx
 
 
