@@ -90,20 +90,25 @@ def _in_layout(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.asarray(_WritableAlias(array))
 
 
-def check_indices(name: str, value: Any) -> np.ndarray:
-    """Bring an argument of indices to a C-contiguous array of `np.intp`.
+def check_indices(name: str, value: Any, used: np.ndarray | None = None) -> np.ndarray:
+    """Bring an argument of indices to a C-contiguous array of `np.intp`; where `used` is false they may be anything.
 
     Raises
     ------
     TypeError
         If it is not of integers.
+    IndexError
+        If one is larger than any index.
     """
     array = _as_array(name, value)
     if array.dtype.kind not in "iu" and array.size > 0:
         raise TypeError(f"`{name}` must be of integers, since it holds indices; got {array.dtype}.")
-    if array.dtype == np.uint64 and array.size > 0 and array.max() > np.iinfo(np.intp).max:
-        place = tuple(int(i) for i in np.unravel_index(int(array.argmax()), array.shape))
-        raise IndexError(f"`{name}`[{', '.join(map(str, place))}] = {array[place]} is beyond every array.")
+    if array.dtype.kind == "u" and array.dtype.itemsize >= np.dtype(np.intp).itemsize:
+        if used is not None and used.shape == array.shape:
+            array = np.where(used, array, np.zeros((), array.dtype))
+        if array.size > 0 and array.max() > np.iinfo(np.intp).max:
+            place = tuple(int(i) for i in np.unravel_index(int(array.argmax()), array.shape))
+            raise IndexError(f"`{name}`[{', '.join(map(str, place))}] = {array[place]} is beyond every array.")
     return _in_layout(array, np.dtype(np.intp))
 
 
@@ -232,6 +237,21 @@ def check_cache(cache: Any, kind: type[CacheT], forward: str) -> CacheT:
     if cache is None:
         raise TypeError(f"`cache` is None: call {forward} with keep_cache=True to be able to go backward.")
     raise TypeError(f"`cache` must be the {kind.__name__} that {forward} returned; got {type(cache).__name__}.")
+
+
+def check_single_step(x: np.ndarray, forward: str) -> None:
+    """Reject the cache of a sequence where that of a step is wanted, by its inputs `x` (N, T, D).
+
+    Raises
+    ------
+    ValueError
+        If it is not of one step.
+    """
+    if x.shape[1] != 1:
+        raise ValueError(
+            f"`cache` must be that of {forward}, of a single step; got one of T = {x.shape[1]} steps."
+            " Go back through a sequence with the backward function of its forward function."
+        )
 
 
 def check_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

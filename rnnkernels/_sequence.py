@@ -41,8 +41,9 @@ def row_stride(columns: int, dtype: np.dtype) -> int:
 def natural(array: np.ndarray, hidden: int, gates: int) -> np.ndarray:
     """A kept array (..., U * G * L) of interleaved columns as (..., G, H)."""
     lanes = simd.lanes_of(array.dtype)
-    split = array.reshape(*array.shape[:-1], -1, gates, lanes)
-    joined = np.moveaxis(split, -2, -3).reshape(*array.shape[:-1], gates, -1)
+    units = array.shape[-1] // (gates * lanes)
+    split = array.reshape(*array.shape[:-1], units, gates, lanes)
+    joined = np.moveaxis(split, -2, -3).reshape(*array.shape[:-1], gates, units * lanes)
     return joined[..., :hidden]
 
 
@@ -53,7 +54,7 @@ def interleaved(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     padded = np.zeros((*outer, gates, unit_columns(hidden, dtype)), dtype)
     padded[..., :hidden] = array
     split = padded.reshape(*outer, gates, padded.shape[-1] // lanes, lanes)
-    return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*outer, -1)
+    return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*outer, gates * padded.shape[-1])
 
 
 def strip_units(sizes: Sizes, gates: int, dtype: np.dtype) -> int:

@@ -67,8 +67,8 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     (x,) = check_floats("x", x)
     check_axes("x", x, "(N, T, V)")
     N, T, V = x.shape
-    y = check_indices("y", y)
     mask = check_mask("mask", mask)
+    y = check_indices("y", y, mask != 0)
     check_shape("y", y, "(N, T)", (N, T), "`x`")
     check_shape("mask", mask, "(N, T)", (N, T), "`x`")
     check_index_range("y", y, V, "V", mask != 0)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_step
+from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_single_step, check_step
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels.kernels import lstm as kernels
 
@@ -363,7 +363,7 @@ def lstm_step_backward(
     TypeError
         If a gradient is not numeric as for `lstm_step_forward`, or `cache` is not a cache of it.
     ValueError
-        If a gradient is not of the shape of the states.
+        If a gradient is not of the shape of the states, or `cache` is that of a sequence.
 
     See Also
     --------
@@ -380,6 +380,7 @@ def lstm_step_backward(
     array([[0.3978]])
     """
     cache = check_cache(cache, LSTMCache, "lstm_step_forward")
+    check_single_step(cache.x, "lstm_step_forward")
     shape = cache.h0.shape
     dnext_h = check_gradient("dnext_h", dnext_h, "(N, H)", shape, cache.x.dtype)
     dnext_c = check_gradient("dnext_c", dnext_c, "(N, H)", shape, dnext_h.dtype)

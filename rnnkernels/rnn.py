@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_step
+from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_single_step, check_step
 from rnnkernels._memory import empty
 from rnnkernels.kernels import rnn as kernels
 
@@ -292,7 +292,7 @@ def rnn_step_backward(
     TypeError
         If `dnext_h` is not numeric as for `rnn_step_forward`, or `cache` is not a cache of it.
     ValueError
-        If `dnext_h` is not of the shape of the hidden state.
+        If `dnext_h` is not of the shape of the hidden state, or `cache` is that of a sequence.
 
     See Also
     --------
@@ -307,6 +307,7 @@ def rnn_step_backward(
     array([[0.3932]])
     """
     cache = check_cache(cache, RNNCache, "rnn_step_forward")
+    check_single_step(cache.x, "rnn_step_forward")
     dnext_h = check_gradient("dnext_h", dnext_h, "(N, H)", cache.h0.shape, cache.x.dtype)
     dx, dprev_h, dWx, dWh, db = _backward(dnext_h[:, np.newaxis], cache, num_threads)
     return dx[:, 0], dprev_h, dWx, dWh, db

@@ -45,6 +45,17 @@ def copy_row_padded(source, source_offset, target, target_offset, count):
 
 
 @inlined
+def clear_padding(row, offset, hidden, gates):
+    """Set the padding of a row of interleaved columns to zero: infinity times a zero weight has left NaN there."""
+    step = lanes(row)
+    count = hidden % step
+    if count > 0:
+        last_unit = offset + (hidden - count) * gates
+        for i in range(last_unit, last_unit + gates * step, step):
+            store(row, i, load_first(row, i, count))
+
+
+@inlined
 def fill_row(target, target_offset, count, number):
     """Set `count` elements to `number`."""
     value, step = splat(target, number), lanes(target)

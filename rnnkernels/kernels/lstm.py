@@ -17,7 +17,7 @@ i, f, o, g. The forward pass keeps the gates and c; h comes back from them by (4
 
 from rnnkernels.kernels.activations import sigmoid, tanh
 from rnnkernels.kernels.jit import inlined, kernel
-from rnnkernels.kernels.layout import copy_row, copy_row_padded, scatter_rows, unit_count
+from rnnkernels.kernels.layout import clear_padding, copy_row, copy_row_padded, scatter_rows, unit_count
 from rnnkernels.kernels.micro_kernel import panel_width
 from rnnkernels.kernels.phases import (
     accumulate,
@@ -195,6 +195,8 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
                                    work.dh, dh_step + (batch + n) * dh_stride, dc, n * cell_columns,
                                    work.h, ((s + 1) * batch + n) * h_stride,
                                    work.dz, dz_step + n * dz_stride)  # fmt: skip
+                if last == units:
+                    clear_padding(work.dz, dz_step + n * dz_stride, hidden, GATES)
             tick = wait_for_team(team, member, size, tick)
             recur_backward(work.dz, dz_step, weights, columns, work.dh, dh_step, batch,
                            *panels_of_units(first, last, 1))  # fmt: skip

@@ -12,7 +12,7 @@ where dy is the gradient that arrives from outside.
 
 from rnnkernels.kernels.activations import tanh
 from rnnkernels.kernels.jit import inlined, kernel
-from rnnkernels.kernels.layout import copy_row, copy_row_padded, scatter_rows, unit_count
+from rnnkernels.kernels.layout import clear_padding, copy_row, copy_row_padded, scatter_rows, unit_count
 from rnnkernels.kernels.micro_kernel import panel_width
 from rnnkernels.kernels.phases import (
     accumulate,
@@ -147,6 +147,8 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
                                   work.dh, dh_step + (batch + n) * dh_stride,
                                   work.h, ((s + 1) * batch + n) * h_stride,
                                   work.dz, dz_step + n * dz_stride)  # fmt: skip
+                if last == units:
+                    clear_padding(work.dz, dz_step + n * dz_stride, hidden, GATES)
             tick = wait_for_team(team, member, size, tick)
             recur_backward(work.dz, dz_step, weights, columns, work.dh, dh_step, batch,
                            *panels_of_units(first, last, 1))  # fmt: skip
