@@ -96,14 +96,21 @@ def test_disk_cache__that_is_damaged_is_compiled_anew(copy_of_package):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("vector_bytes", ["16", "64"])
-def test_kernels__are_right_with_vectors_of_other_hosts(copy_of_package, vector_bytes):
+def test_kernels__are_right_with_the_registers_of_other_hosts(copy_of_package, vector_bytes):
+    """Those of NEON (32 of 16 bytes) and of AVX-512 (32 of 64 bytes); LLVM splits and spills what is not there."""
+    simd = copy_of_package / "rnnkernels" / "kernels" / "simd.py"
+    edit(
+        simd,
+        "VECTOR_BYTES, VECTOR_REGISTERS = _host_registers()",
+        f"VECTOR_BYTES, VECTOR_REGISTERS = {vector_bytes}, 32",
+    )
     code = """
 import numpy as np
 import rnnkernels
 from rnnkernels import reference
 rng = np.random.default_rng(0)
 for cell, gates in (("lstm", 4), ("rnn", 1)):
-    for N, T, D, H in ((1, 9, 3, 5), (7, 6, 40, 33), (13, 5, 5, 20)):
+    for N, T, D, H in ((1, 9, 3, 35), (2, 4, 3, 33), (3, 4, 40, 70), (7, 6, 40, 33), (13, 5, 5, 20)):
         shapes = (N, T, D), (N, H), (D, gates * H), (H, gates * H), (gates * H,)
         args = [0.5 * rng.standard_normal(shape) for shape in shapes]
         dh = rng.standard_normal((N, T, H))
@@ -114,4 +121,4 @@ for cell, gates in (("lstm", 4), ("rnn", 1)):
             np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
 print("right")
 """
-    assert run(copy_of_package, code, RNNKERNELS_VECTOR_BYTES=vector_bytes) == ["right"]
+    assert run(copy_of_package, code) == ["right"]

@@ -74,23 +74,34 @@ def test_lstm__step_by_step_backward_agrees_with_the_whole(rng):
     np.testing.assert_allclose(total, dWh, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", GATES)
-def test_parts__that_divide_the_steps_change_no_bit(rng, cell, dtype, monkeypatch):
+def test_parts__that_divide_steps_and_units_change_no_bit(rng, cell, dtype, num_threads, monkeypatch):
     forward, backward = functions(cell)
-    args = make_arguments(rng, GATES[cell], 3, 29, 5, 19, dtype)
-    h, cache = forward(*args)
+    args = make_arguments(rng, GATES[cell], 3, 29, 5, 83, dtype)
+    h, cache = forward(*args, num_threads=1)
     dh = rng.standard_normal(h.shape).astype(dtype)
-    expected = backward(dh, cache)
-    for rows, segment_flops in ((1, 2e9), (6, 2e9), (21, 2e9), (1000, 2e9), (6, 1.0), (1000, 1e5)):
-        monkeypatch.setattr(_sequence, "FORWARD_CHUNK_BYTES", 1)
-        monkeypatch.setattr(_sequence, "FORWARD_CHUNK_ROWS", rows)
-        monkeypatch.setattr(_sequence, "BACKWARD_CHUNK_ROWS", rows)
+    expected = backward(dh, cache, num_threads=1)
+    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
+    monkeypatch.setattr(_sequence, "FORWARD_CHUNK_BYTES", 1)
+    for chunk_rows, strip_bytes, segment_flops in (
+        (1, 1, 2e9),
+        (1, 1 << 16, 2e9),
+        (6, 1, 2e9),
+        (21, 1 << 13, 2e9),
+        (1000, 1, 2e9),
+        (6, 1 << 16, 1.0),
+        (1000, 1 << 16, 1e5),
+    ):
+        monkeypatch.setattr(_sequence, "FORWARD_CHUNK_ROWS", chunk_rows)
+        monkeypatch.setattr(_sequence, "BACKWARD_CHUNK_ROWS", chunk_rows)
+        monkeypatch.setattr(_sequence, "STRIP_BYTES", strip_bytes)
         monkeypatch.setattr(_threads, "SEGMENT_FLOPS", segment_flops)
-        divided, divided_cache = forward(*args)
+        divided, divided_cache = forward(*args, num_threads=num_threads)
         assert_same_bits(divided, h)
-        assert_same_bits(forward(*args, keep_cache=False)[0], h)
-        for a, b in zip(backward(dh, divided_cache), expected, strict=True):
+        assert_same_bits(forward(*args, keep_cache=False, num_threads=num_threads)[0], h)
+        for a, b in zip(backward(dh, divided_cache, num_threads=num_threads), expected, strict=True):
             assert_same_bits(a, b)
 
 
