@@ -113,7 +113,7 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
         width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(steps_of_chunk(team, size, tries, chunk), end - start)
         tries += 1
-        gather_inputs(x, work, start, steps, member, size)
+        gather_inputs(x, work.x, start, steps, member, size)
         tick = wait_for_team(team, member, size, tick)
         if chunk > 1:
             first_panel, end_panel = panels_of_units(first, last, GATES)
@@ -176,7 +176,7 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
         steps = min(steps_of_chunk(team, size, tries, chunk), stop - begin)
         tries += 1
         start = stop - steps
-        gather_inputs(x, work, start, steps, member, size)
+        gather_inputs(x, work.x, start, steps, member, size)
         gather_earlier_gradients(dh, work.dh, start, steps, first, last)
         for n in range(batch):
             if start == 0:

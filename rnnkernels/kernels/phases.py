@@ -51,10 +51,10 @@ def panels_of_units(first_unit, end_unit, gates):
 
 
 @kernel
-def gather_inputs(x, work, begin, steps, member, size):
-    """Gather a member's share of the rows of a chunk; overwrites them in `work.x`."""
+def gather_inputs(x, target, begin, steps, member, size):
+    """Gather a member's share of the rows of a chunk; overwrites them in `target`."""
     first, end = share(steps * x.shape[0], member, size)
-    gather_rows(x, begin, first, end, work.x, 0, work.x.shape[1], 0, x.shape[2])
+    gather_rows(x, begin, first, end, target, 0, target.shape[1], 0, x.shape[2])
 
 
 @kernel
