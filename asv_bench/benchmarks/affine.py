@@ -1,0 +1,33 @@
+"""The affine layer over sequences."""
+
+from . import common
+
+WORKLOADS = common.named(  # N, T, D, M outputs
+    char_rnn=(50, 50, 128, 96),
+    captioning=(50, 17, 512, 1000),
+)
+
+
+class TemporalAffine(common.Timed):
+    param_names = ("workload", "dtype", "implementation")
+    params = (tuple(WORKLOADS), common.DTYPES, (common.ONE_THREAD, common.ALL_THREADS, common.NUMPY))
+
+    def setup(self, workload, dtype, implementation):
+        N, T, D, M = WORKLOADS[workload]
+        self.x, self.w, self.b = (common.normal(shape, dtype) for shape in ((N, T, D), (D, M), (M,)))
+        self.dout = common.normal((N, T, M), dtype)
+        module = common.implementation(implementation)
+        self.forward = common.function(module, "temporal_affine_forward")
+        self.inference = common.without_cache(self.forward)
+        self.backward = common.function(module, "temporal_affine_backward")
+        self.train(self.x[:1, :1, :2], self.w[:2, :2], self.b[:2], self.dout[:1, :1, :2])
+
+    def train(self, x, w, b, dout):
+        _, cache = self.forward(x, w, b)
+        self.backward(dout, cache)
+
+    def time_inference(self, *_):
+        self.inference(self.x, self.w, self.b)
+
+    def time_training(self, *_):
+        self.train(self.x, self.w, self.b, self.dout)
