@@ -142,16 +142,21 @@ class Worker:
 
 @contextlib.contextmanager
 def _confined(cpus: list[int], variables: dict[str, str]) -> Iterator[None]:
-    """Let processes that are started inside inherit these CPUs, where the system has affinities, and variables."""
+    """Let processes that are started inside inherit these CPUs, where the system has affinities, and variables.
+
+    They inherit, too, that Ctrl-C is ignored: it is for the parent, whose end closes their pipes.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     has_affinity = hasattr(os, "sched_setaffinity")
     mask = os.sched_getaffinity(0) if has_affinity else set()
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if has_affinity:
             os.sched_setaffinity(0, cpus)
         yield
     finally:
+        signal.signal(signal.SIGINT, interrupt)
         if has_affinity:
             os.sched_setaffinity(0, mask)
         for name, value in before.items():
@@ -162,7 +167,7 @@ def _confined(cpus: list[int], variables: dict[str, str]) -> Iterator[None]:
 
 
 def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows does not inherit it
     subject: Any = None
     while True:
         try:

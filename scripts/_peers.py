@@ -583,24 +583,27 @@ print(imported - begin, time.perf_counter() - called)
         self.package: Any = import_module("rnnkernels")
         self.package.set_num_threads(1)
 
-    def growth(self, T: int) -> tuple[float, int | None]:
-        """Seconds per step of LSTM inference over T steps, and bytes that it takes besides its arguments and result.
+    def growth(self, short: int, long: int) -> tuple[float, int | None]:
+        """Time of a step of LSTM inference over many steps, relative to fewer, and the bytes of scratch of the many.
 
-        To be asked of a new process: the bytes come from the peak of its memory.
+        To be asked of a new process: scratch is the peak of its memory less the arguments and the result.
         """
-        arrays = make_arrays(Point("growth", "lstm", "inference", "float32", 1, 10, 16, 64))
+        arrays = make_arrays(Point("growth", "lstm", "inference", "float32", 1, short, 16, 64))
         weights = [arrays[name] for name in ("h0", "Wx", "Wh", "b")]
-        self.package.lstm_forward(arrays["x"], *weights, keep_cache=False)
-        x = np.random.default_rng(0).standard_normal((1, T, 16), dtype=np.float32)
-        before = _resident_bytes()
-        seconds: list[float] = []
-        while len(seconds) < 3 or sum(seconds) < 2:
+        x = np.random.default_rng(0).standard_normal((1, long, 16), dtype=np.float32)
+
+        def seconds(x: np.ndarray, calls: int) -> float:
             begin = time.perf_counter()
-            h, _ = self.package.lstm_forward(x, *weights, keep_cache=False)
-            seconds.append(time.perf_counter() - begin)
-            n_bytes = h.nbytes
-            del h
-        return float(np.median(seconds)) / T, None if before is None else _peak_resident_bytes() - before - n_bytes
+            for _ in range(calls):
+                self.package.lstm_forward(x, *weights, keep_cache=False)
+            return time.perf_counter() - begin
+
+        seconds(arrays["x"], 1)
+        before = _resident_bytes()
+        seconds(x, 1)
+        extra = None if before is None else _peak_resident_bytes() - before - long * 64 * 4
+        ratios = [seconds(x, 1) / seconds(arrays["x"], long // short) for _ in range(3)]
+        return float(np.median(ratios)), extra
 
     def largest_ulps(self, stride: int) -> tuple[float, float]:
         """Largest errors of sigmoid and tanh over every `stride`-th finite float32, in units of the last place."""
