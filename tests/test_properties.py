@@ -1,6 +1,8 @@
 """Promises of every function: bits, layouts, dtypes, caches, non-finite values."""
 
 import concurrent.futures
+import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -167,6 +169,40 @@ def test_layout__does_not_matter_and_inputs_are_not_changed(rng, cell, layout):
         assert type(a) is np.ndarray
     for a, b in zip(laid_out, copies, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_and_caches__are_not_changed_by_any_function(rng, dtype):
+    arguments = []
+
+    def call(function, *args):
+        arguments.append((args, copy.deepcopy(args)))
+        return function(*args)
+
+    words, mask = rng.integers(0, 19, (3, 7)), rng.random((3, 7))
+    for cell, gates in GATES.items():
+        x, h0, Wx, Wh, b = make_arguments(rng, gates, 3, 7, 5, 19, dtype)
+        h, cache = call(getattr(rnnkernels, f"{cell}_forward"), x, h0, Wx, Wh, b)
+        call(getattr(rnnkernels, f"{cell}_backward"), h, cache)
+        states = (h0, h[:, 0]) if cell == "lstm" else (h0,)
+        *states, cache = call(getattr(rnnkernels, f"{cell}_step_forward"), x[:, 0], *states, Wx, Wh, b)
+        call(getattr(rnnkernels, f"{cell}_step_backward"), *states, cache)
+    out, cache = call(rnnkernels.temporal_affine_forward, x, Wx, b)
+    call(rnnkernels.temporal_affine_backward, out, cache)
+    call(rnnkernels.temporal_softmax_loss, out, words, mask)
+    out, cache = call(rnnkernels.word_embedding_forward, words, Wh)
+    call(rnnkernels.word_embedding_backward, out, cache)
+    call(rnnkernels.sigmoid, x)
+
+    def arrays(value):
+        if isinstance(value, np.ndarray):
+            return [value]
+        return [a for field in dataclasses.fields(value) for a in arrays(getattr(value, field.name))]
+
+    for args, copies in arguments:
+        for value, copied in zip(args, copies, strict=True):
+            for array, before in zip(arrays(value), arrays(copied), strict=True):
+                assert_same_bits(array, before)
 
 
 def test_memory_map__is_an_input_like_others(rng, tmp_path):
