@@ -107,7 +107,7 @@ def check_indices(name: str, value: Any, used: np.ndarray | None = None) -> np.n
         if used is not None and used.shape == array.shape:
             array = np.where(used, array, np.zeros((), array.dtype))
         if array.size > 0 and array.max() > np.iinfo(np.intp).max:
-            place = tuple(int(i) for i in np.unravel_index(int(array.argmax()), array.shape))
+            place = tuple(int(i) for i in np.unravel_index(int(np.argmax(array)), array.shape))
             raise IndexError(f"`{name}`[{', '.join(map(str, place))}] = {array[place]} is beyond every array.")
     return _in_layout(array, np.dtype(np.intp))
 
