@@ -1,10 +1,12 @@
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rnnkernels import _memory
+from rnnkernels import _memory, _threads
+from rnnkernels.kernels import team
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -28,3 +30,21 @@ def guarded_memory(monkeypatch):
                 monkeypatch.setattr(module, name, guard.guarded(allocate))
     yield
     guard.check()
+
+
+@pytest.fixture
+def whole_teams(monkeypatch):
+    """Let small calls take threads too, and leaders wait for all members, who would come when all is done otherwise."""
+    submit = _threads._Pool.submit
+
+    def submit_and_wait(pool, job, times):
+        submit(pool, job, times)
+        _, arguments = job
+        (line,) = (a for a in arguments if isinstance(a, np.ndarray) and a.dtype == np.int64)
+        end_s = time.monotonic() + 120
+        while line[team.JOINED] < times:
+            assert time.monotonic() < end_s, "no thread came"
+            time.sleep(1e-5)
+
+    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
+    monkeypatch.setattr(_threads._Pool, "submit", submit_and_wait)

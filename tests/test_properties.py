@@ -79,13 +79,12 @@ def test_lstm__step_by_step_backward_agrees_with_the_whole(rng):
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", GATES)
-def test_parts__that_divide_steps_and_units_change_no_bit(rng, cell, dtype, num_threads, monkeypatch):
+def test_parts__that_divide_steps_and_units_change_no_bit(rng, cell, dtype, num_threads, monkeypatch, whole_teams):
     forward, backward = functions(cell)
     args = make_arguments(rng, GATES[cell], 3, 29, 5, 83, dtype)
     h, cache = forward(*args, num_threads=1)
     dh = rng.standard_normal(h.shape).astype(dtype)
     expected = backward(dh, cache, num_threads=1)
-    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
     monkeypatch.setattr(_sequence, "FORWARD_CHUNK_BYTES", 1)
     for chunk_rows, strip_bytes, segment_flops in (
         (1, 1, 2e9),
