@@ -6,7 +6,6 @@ from . import common
 
 WORKLOADS = common.named(  # N, T, V words
     char_rnn=(50, 50, 96),
-    captioning=(50, 17, 1000),
     PTB_medium=(20, 35, 10_000),
 )
 

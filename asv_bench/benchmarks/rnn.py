@@ -5,6 +5,7 @@ from . import common
 
 class Sequence(common.Sequence):
     cell = "rnn"
+    params = (common.SELECTED, *common.Sequence.params[1:])
 
 
 class Throughput(common.Throughput):
