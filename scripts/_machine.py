@@ -8,7 +8,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,11 @@ class Worker:
             self._process.start()
         theirs.close()
 
+    @property
+    def process_id(self) -> int:
+        """Of the process that it lives in at present."""
+        return self._process.pid or 0
+
     def tell(self, method: str, *arguments: Any) -> None:
         """Start a method call; `hear` waits for its result."""
         with contextlib.suppress(OSError):  # the process is gone: `hear` says so
@@ -181,6 +186,45 @@ def _serve(connection: Connection, factory: Callable[..., Any], arguments: tuple
             answer = WorkerError(f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError):
             connection.send(answer)
+
+
+class OtherLoad:
+    """How many cores processes other than some of ours have kept busy since it was made."""
+
+    def __init__(self, ours: Iterable[int]) -> None:
+        self._ours = list(ours)
+        self._begin = time.perf_counter(), *self._busy_seconds()
+
+    def cores(self) -> float | None:
+        """None where the system does not tell."""
+        began, all_before, ours_before = self._begin
+        everything, ours = self._busy_seconds()
+        if not everything:
+            return None
+        return max(0.0, everything - all_before - (ours - ours_before)) / (time.perf_counter() - began)
+
+    def _busy_seconds(self) -> tuple[float, float]:
+        """Busy seconds of all processes, and of ours."""
+        try:
+            user, nice, system, _, _, *interrupts_and_stolen = _ticks("/proc/stat", 1)
+            return user + nice + system + sum(interrupts_and_stolen[:3]), sum(map(self._process_seconds, self._ours))
+        except (OSError, ValueError):
+            return 0.0, 0.0
+
+    @staticmethod
+    def _process_seconds(process: int) -> float:
+        try:
+            return sum(_ticks(f"/proc/{process}/stat", 13)[:2])
+        except OSError:  # it has ended
+            return 0.0
+
+
+def _ticks(path: str, first: int) -> list[float]:
+    """Numbers of the first line from a position on, in seconds; a name in brackets may have spaces."""
+    line = Path(path).read_text().partition("\n")[0]
+    _, bracket, tail = line.rpartition(")")
+    fields = ["", "", *tail.split()] if bracket else line.split()
+    return [int(number) / os.sysconf("SC_CLK_TCK") for number in fields[first:]]
 
 
 def sleep_until_idle() -> None:

@@ -500,8 +500,9 @@ PEERS: dict[str, type[Peer]] = {
 class Session:
     """A peer inside its worker: build a point, check it, then measure it as often as asked."""
 
-    WARM_UP_BELOW_SECONDS = 0.1
-    """A shorter call is repeated once unmeasured: caches are cold and threads asleep after the visit to a worker."""
+    WARM_UP_SECONDS = 0.02
+    """Unmeasured start of each visit: the visits to other workers left caches cold, and threads asleep or all on one
+    core. Calls that take longer need no warm-up."""
     BATCH_SECONDS = 50e-6
     """Calls are timed in batches of about this length at least, so that reading the clock does not count."""
 
@@ -539,8 +540,10 @@ class Session:
         batch = min(calls, max(1, round(self.BATCH_SECONDS / self.seconds)))
         samples = []
         gc.disable()
-        if self.seconds < self.WARM_UP_BELOW_SECONDS:
-            call()
+        if self.seconds < self.WARM_UP_SECONDS:
+            warm = clock() + self.WARM_UP_SECONDS
+            while clock() < warm:
+                call()
         for _ in range(max(1, calls // batch)):
             begin = clock()
             for _ in range(batch):

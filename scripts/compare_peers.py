@@ -23,6 +23,7 @@ import datetime as dt
 import functools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -35,7 +36,7 @@ INSTALL = 'python -m pip install -e ".[peers]"'
 
 try:
     import numpy as np
-    from _machine import Limits, Worker, WorkerError, describe, physical_cores
+    from _machine import Limits, OtherLoad, Worker, WorkerError, describe, physical_cores
     from _peers import (
         PEERS,
         Arrays,
@@ -61,6 +62,10 @@ TOLERANCES = {"float32": 1e-4, "float64": 1e-11}
 in float32 come to some 1e-5; a wrong gate order comes to 1e-1."""
 
 MINIMUM_VISITS = 3
+
+DISTURBED_ABOVE = 0.15
+"""Cores that other processes may keep busy during a row. A busy core costs threads that spin for one another many
+times its share, so that such a row says little about more than one thread."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,8 @@ class Row:
     """Floating-point operations per second."""
     bandwidths: list[float] = field(default_factory=list)
     """Bytes per second at which the threads together read the recurrent weights, each its own share."""
+    other_load: float | None = None
+    """Cores that other processes kept busy meanwhile."""
 
     @contextlib.contextmanager
     def noting_failure(self, name: str) -> Iterator[None]:
@@ -160,6 +167,11 @@ class Row:
         except WorkerError as failure:
             self.failures[name] = str(failure)
             self.timings.pop(name, None)
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other processes were busy enough to make the row doubtful."""
+        return self.other_load is not None and self.other_load > DISTURBED_ABOVE
 
     @property
     def ours(self) -> Timing | None:
@@ -270,6 +282,8 @@ class Team:
             for name, calls in calls_per_visit.items()
         }
         names = list(calls_per_visit)
+        workers = (*self.peers.values(), self.limits)
+        other_load = OtherLoad([os.getpid(), *(worker.process_id for worker in workers)])
         for number in range(rounds):
             first = number % max(len(names), 1)
             for name in names[first:] + names[:first]:
@@ -278,6 +292,7 @@ class Team:
             row.fma_peaks.append(self.limits.ask("fma_peak", point.dtype))
             share = point.H * point.columns * point.item_bytes // self.threads
             row.bandwidths.append(self.limits.ask("read_bandwidth", share))
+        row.other_load = other_load.cores()
         return row
 
     def _prepare(self, row: Row, visit_seconds: float) -> dict[str, int]:
@@ -322,7 +337,7 @@ def print_row(row: Row, before: Row | None, write: Callable[[str], None]) -> Non
         titles = "".join(f"{PEERS[name].title:>13}" for name in shown)
         write(f"{'N, T, D, H':>17}  {'':<14}{titles}      best peer / ours   +-  GFLOP/s  of limit")
     cells = [f"{milliseconds(row.timings[n].seconds):>13}" if n in row.timings else f"{'-':>13}" for n in shown]
-    line = f"{point.size:>17}  {point.name:<14}{''.join(cells)}"
+    line = f"{point.size:>17}{'*' if row.is_disturbed else ' '} {point.name:<14}{''.join(cells)}"
     if row.ours is not None:
         ratio = row.ratio(row.best_peer)
         rival = f"{ratio:6.2f} {PEERS[row.best_peer].title:<12}" if ratio and row.best_peer else ""
@@ -413,17 +428,17 @@ TARGETS = (
 
 def print_summary(rows: list[Row], write: Callable[[str], None]) -> None:
     """Compare the rows with every target, as far as they have a figure for it."""
-    busy = busy_rows(rows)
-    quiet = [row for row in rows if row not in busy]
     thread_counts = sorted({row.threads for row in rows})
     heads = "".join(f"{f'{n} thr.':>8}" for n in thread_counts)
     write(f"\n{'Targets (geometric means of the points)':<62}{heads}   goal                 lowest")
     for target in TARGETS:
-        figures = [(figure, row) for row in quiet if (figure := target.figure(row)) is not None]
+        figures = [(figure, row) for row in rows if (figure := target.figure(row)) is not None]
         if figures:
             _print_target(target, sorted(figures, key=lambda pair: pair[0]), thread_counts, write)
-    for row in busy:
-        write(f"not counted, the machine was busy with something else: {row.point}, {row.threads} thr.")
+    if disturbed := sum(row.is_disturbed for row in rows):
+        write(
+            f"* {disturbed} of {len(rows)} points: other processes had more than {DISTURBED_ABOVE} of a core meanwhile"
+        )
 
 
 def _print_target(
@@ -442,23 +457,6 @@ def _print_target(
         for (figure, _), place in list(zip(figures, places, strict=True))[1:]:
             if figure < target.floor:
                 write(f"{'':<{len(line)}} {place}")
-
-
-BUSY_BELOW = 0.75
-"""Share of the run's usual FMA peak below which something else must have had a part of the cores. Thread pools that
-spin suffer ten times as much as their share, so that such a point says nothing."""
-
-
-def busy_rows(rows: list[Row]) -> list[Row]:
-    """Rows in whose rounds the machine was slower than in most others."""
-
-    def peak(row: Row) -> float:
-        return float(np.median(row.fma_peaks)) if row.fma_peaks else math.inf
-
-    peaks: dict[tuple[str, int], list[float]] = {}
-    for row in rows:
-        peaks.setdefault((row.point.dtype, row.threads), []).append(peak(row))
-    return [row for row in rows if peak(row) < BUSY_BELOW * np.median(peaks[row.point.dtype, row.threads])]
 
 
 def measure_own_figures() -> dict[str, float | None]:
@@ -655,8 +653,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", type=names(TOLERANCES), help="float32,float64")
     parser.add_argument("--threads", type=counts, help="numbers of threads (default: 1 and all cores)")
     parser.add_argument("--peers", type=names(PEERS), help=",".join(PEERS))
-    parser.add_argument("--rounds", type=int, help="visits to each peer at each point (default: 7; quick: 4)")
-    parser.add_argument("--seconds", type=float, help="time for each peer at each point (default: 1.4; quick: 0.16)")
+    parser.add_argument("--rounds", type=int, help="visits to each peer at each point (default: 7; quick: 3)")
+    parser.add_argument("--seconds", type=float, help="time for each peer at each point (default: 1.4; quick: 0.2)")
     parser.add_argument("--without-own", action="store_true", help="skip start time, growth with T, and accuracy")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder of peers.json, peers.png")
     return parser.parse_args()
@@ -707,8 +705,8 @@ def main() -> int:
 
 def measure(points: list[Point], peers: list[str], options: argparse.Namespace, rows: list[Row]) -> None:
     """Append a row for each point and number of threads, and show it."""
-    rounds = options.rounds or (4 if options.quick else 7)
-    seconds = options.seconds or (0.16 if options.quick else 1.4)
+    rounds = options.rounds or (3 if options.quick else 7)
+    seconds = options.seconds or (0.2 if options.quick else 1.4)
     thread_counts = options.threads or sorted({1, physical_cores()})
     with tqdm(total=len(points) * len(thread_counts), unit="point", dynamic_ncols=True, leave=False) as bar:
         write = functools.partial(bar.write, file=sys.stdout)
@@ -716,8 +714,11 @@ def measure(points: list[Point], peers: list[str], options: argparse.Namespace, 
             with Team(peers, threads, all_ways=not options.quick) as team:
                 for point in points:
                     bar.set_postfix_str(f"{point}, {threads} thr.")
-                    rows.append(team.measure(point, rounds, seconds))
-                    print_row(rows[-1], rows[-2] if len(rows) > 1 else None, write)
+                    row = team.measure(point, rounds, seconds)
+                    if row.is_disturbed and not options.quick:
+                        row = min(row, team.measure(point, rounds, seconds), key=lambda row: row.other_load or 0)
+                    print_row(row, rows[-1] if rows else None, write)
+                    rows.append(row)
                     bar.update()
 
 
