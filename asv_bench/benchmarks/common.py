@@ -39,11 +39,14 @@ STEPS = named(streaming=(1, 1, 64, 64), sampling=(16, 1, 128, 256))
 STEPS_PER_SAMPLE = 100
 """A single step is too short for the clock: asv and the check time one call after each setup."""
 
-SELECTED = tuple(name for name in SEQUENCES if name.startswith(("single-stream", "char-rnn", "PTB")))
-
 LONG = {f"T = {T}": (1, T, 16, 64) for T in (1_000, 10_000, 100_000)}
 
 GATES = {"lstm": 4, "rnn": 1}
+
+
+def selected(*names):
+    """Some of the workloads, by what their names begin with."""
+    return tuple(workload for workload in SEQUENCES if workload.startswith(names))
 
 
 class Timed:
@@ -162,7 +165,12 @@ class Throughput(abc.ABC):
     """Speed in the units of the field, of which more is better."""
 
     param_names = ("workload", "dtype", "task", "implementation")
-    params = (SELECTED, ("float32",), ("inference", "training"), (ONE_THREAD, ALL_THREADS, NUMPY))
+    params = (
+        selected("single-stream", "captioning"),
+        ("float32",),
+        ("inference", "training"),
+        (ONE_THREAD, ALL_THREADS, NUMPY),
+    )
 
     @property
     @abc.abstractmethod

@@ -5,7 +5,7 @@ from . import common
 
 class Sequence(common.Sequence):
     cell = "rnn"
-    params = (common.SELECTED, *common.Sequence.params[1:])
+    params = (common.selected("single-stream", "char-rnn", "PTB-medium"), *common.Sequence.params[1:])
 
 
 class Throughput(common.Throughput):
