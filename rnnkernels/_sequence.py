@@ -1,14 +1,17 @@
-"""What the passes of all cells share: packing of weights, workspaces, and the order of kernel calls."""
+"""What the passes of all cells share: packing of weights, plans, workspaces, and the order of kernel calls."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnkernels import _recorder as recorder
 from rnnkernels._checks import Sizes
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._threads import run_team, segments, threads_for
 from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS, STRIP_BYTES
 from rnnkernels.kernels import layout, micro_kernel, phases, simd
+from rnnkernels.kernels.team import SHORT_CHUNKS
 
 
 def unit_columns(hidden: int, dtype: np.dtype) -> int:
@@ -57,16 +60,45 @@ def interleaved(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*outer, gates * padded.shape[-1])
 
 
-def strip_units(sizes: Sizes, gates: int, dtype: np.dtype) -> int:
-    """Units of a strip of the forward recurrence: its pre-activations stay in a near cache until they are used."""
-    panel_units = micro_kernel.VECTORS_PER_PANEL
-    panel_bytes = max(sizes.N, 1) * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
-    return panel_units * max(STRIP_BYTES // panel_bytes, 1)
+class Plan(NamedTuple):
+    """How a pass over sequences is divided; no result depends on it, not in a single bit."""
+
+    chunk: int
+    """Most steps of a chunk."""
+    strip: int
+    """Units of a strip of the forward recurrence, a multiple of a panel; 0 in a backward pass."""
+    threads: int
+    """Most members of the team."""
+    flops: int
+    """Floating-point operations of the products of one step."""
 
 
 def step_flops(sizes: Sizes, gates: int) -> int:
     """Floating-point operations of the products of one forward step; a backward step has twice as many."""
     return 2 * gates * sizes.N * sizes.H * (sizes.D + sizes.H)
+
+
+def plan_forward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | None) -> Plan:
+    """Plan a forward pass."""
+    N, T, _, H = sizes
+    columns = gates * unit_columns(H, dtype)
+    chunk = max(FORWARD_CHUNK_BYTES // max(N * columns * dtype.itemsize, 1), FORWARD_CHUNK_ROWS // max(N, 1), 1)
+    panel_bytes = max(N, 1) * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
+    strip = micro_kernel.VECTORS_PER_PANEL * max(STRIP_BYTES // panel_bytes, 1)
+    flops = step_flops(sizes, gates)
+    return Plan(min(chunk, max(T, 1)), strip, threads_for(T * flops, _panel_count(H, dtype), num_threads), flops)
+
+
+def plan_backward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | None) -> Plan:
+    """Plan a backward pass."""
+    N, T, _, H = sizes
+    chunk = max(min(BACKWARD_CHUNK_ROWS // max(N, 1), T), 1)
+    flops = 2 * step_flops(sizes, gates)
+    return Plan(chunk, 0, threads_for(T * flops, _panel_count(H, dtype), num_threads), flops)
+
+
+def _panel_count(columns: int, dtype: np.dtype) -> int:
+    return panel_columns(columns, dtype) // micro_kernel.panel_columns(dtype)
 
 
 def pack_forward(Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, gates: int) -> phases.ForwardWeights:
@@ -97,6 +129,13 @@ def pack_backward(Wx: np.ndarray, Wh: np.ndarray, gates: int) -> phases.Backward
     return packed
 
 
+def _traced(work: Any, plan: Plan, steps: int) -> Any:
+    """Return a workspace with room for the times of a kernel call over some steps, if somebody profiles."""
+    if recorder.traces is None:
+        return work
+    return work._replace(trace=recorder.new_trace(plan.threads, -(-steps // plan.chunk) + SHORT_CHUNKS))
+
+
 def run_forward(
     kernel: Callable[..., None],
     x: np.ndarray,
@@ -111,22 +150,19 @@ def run_forward(
     """Run a forward kernel over all steps; overwrites `h` and the arrays in `kept`."""
     dtype = x.dtype
     N, T, D, H = sizes
+    plan = plan_forward(sizes, gates, dtype, num_threads)
     columns = gates * unit_columns(H, dtype)
-    step_bytes = max(N * columns * dtype.itemsize, 1)
-    chunk = max(FORWARD_CHUNK_BYTES // step_bytes, FORWARD_CHUNK_ROWS // max(N, 1), 1)
-    chunk = min(chunk, max(T, 1))
-    strip = strip_units(sizes, gates, dtype)
-    flops = step_flops(sizes, gates)
-    threads = threads_for(T * flops, panel_columns(H, dtype) // micro_kernel.panel_columns(dtype), num_threads)
-    z_columns = columns if chunk > 1 else threads * strip * simd.lanes_of(dtype) * gates
+    z_columns = columns if plan.chunk > 1 else plan.threads * plan.strip * simd.lanes_of(dtype) * gates
     work = phases.ForwardWorkspace(
-        x=aligned_empty((chunk * N, row_stride(D, dtype)), dtype),
-        z=aligned_empty((chunk * N, row_stride(z_columns, dtype)), dtype),
-        h=aligned_empty(((chunk + 1) * N, row_stride(H, dtype)), dtype),
+        x=aligned_empty((plan.chunk * N, row_stride(D, dtype)), dtype),
+        z=aligned_empty((plan.chunk * N, row_stride(z_columns, dtype)), dtype),
+        h=aligned_empty(((plan.chunk + 1) * N, row_stride(H, dtype)), dtype),
+        trace=recorder.NO_TRACE,
     )
     work.h[:N, :H] = h0
-    for begin, end in segments(T, flops):
-        run_team(kernel, (x, weights, h, *kept, work), (begin, end, chunk, strip), threads)
+    for begin, end in segments(T, plan.flops):
+        data = (x, weights, h, *kept, _traced(work, plan, end - begin))
+        run_team(kernel, data, (begin, end, plan.chunk, plan.strip), plan.threads)
 
 
 def run_backward(
@@ -149,9 +185,9 @@ def run_backward(
     """
     dtype = x.dtype
     N, T, D, H = sizes
+    plan = plan_backward(sizes, gates, dtype, num_threads)
     columns = gates * unit_columns(H, dtype)
-    chunk = max(min(BACKWARD_CHUNK_ROWS // max(N, 1), T), 1)
-    depth = chunk * N
+    depth = plan.chunk * N
     sum_stride = panel_columns(columns, dtype)
     sums = phases.WeightGradients(*(aligned_zeros((length, sum_stride), dtype) for length in (D, H, 1)))
     work = phases.BackwardWorkspace(
@@ -163,15 +199,15 @@ def run_backward(
         dz_panels=empty_panels(depth, columns, dtype),
         ones=np.ones((1, 1), dtype),
         zeros=aligned_zeros((1, row_stride(D, dtype)), dtype),
+        trace=recorder.NO_TRACE,
     )
     dx = empty((N, T, D), dtype)
     work.dh[:N] = 0
     if T > 0:
         work.dh[:N, :H] = dh[:, -1]
-    flops = 2 * step_flops(sizes, gates)
-    threads = threads_for(T * flops, panel_columns(H, dtype) // micro_kernel.panel_columns(dtype), num_threads)
-    for begin, end in reversed(list(segments(T, flops))):
-        run_team(kernel, (x, h0, weights, *kept, dh, *carried, dx, sums, work), (begin, end, chunk), threads)
+    for begin, end in reversed(list(segments(T, plan.flops))):
+        data = (x, h0, weights, *kept, dh, *carried, dx, sums, _traced(work, plan, end - begin))
+        run_team(kernel, data, (begin, end, plan.chunk), plan.threads)
     dh0 = empty((N, H), dtype)
     dh0[...] = work.dh[:N, :H]
     dWx, dWh, db = empty((D, gates * H), dtype), empty((H, gates * H), dtype), empty((1, gates * H), dtype)

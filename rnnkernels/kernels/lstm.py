@@ -31,6 +31,17 @@ from rnnkernels.kernels.phases import (
 )
 from rnnkernels.kernels.simd import fma, lanes, load, store
 from rnnkernels.kernels.team import close_team, join_team, steps_of_chunk, wait_for_team
+from rnnkernels.kernels.trace import (
+    ACCUMULATE,
+    CELL,
+    GATHER,
+    PROJECT,
+    RECUR,
+    SCATTER,
+    WAIT,
+    begin_chunk,
+    lap,
+)
 
 GATES = 4
 
@@ -93,7 +104,7 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
     units are taken in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected
     when its turn comes, and `work.z` holds one strip of each member.
     """
-    member, size, start, tick, tries = 0, 1, begin, 1, 0
+    member, size, start, tick, number = 0, 1, begin, 1, 0
     if not leader:
         member, size, start = join_team(team)
         if member < 0:
@@ -111,13 +122,16 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
         first, last = unit_share(units, member, size)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
-        steps = min(steps_of_chunk(team, size, tries, chunk), end - start)
-        tries += 1
+        steps = min(steps_of_chunk(team, size, number, chunk), end - start)
+        time = begin_chunk(work.trace, member, number, start, steps)
         gather_inputs(x, work.x, start, steps, member, size)
+        time = lap(work.trace, member, number, GATHER, time)
         tick = wait_for_team(team, member, size, tick)
+        time = lap(work.trace, member, number, WAIT, time)
         if chunk > 1:
             first_panel, end_panel = panels_of_units(first, last, GATES)
             project(x, weights, work, steps, first_panel, end_panel, first_panel * panel_width(x))
+            time = lap(work.trace, member, number, PROJECT, time)
         for s in range(steps):
             h_step = s * batch * h_stride
             slot = (start + s) * batch if kept else 0
@@ -130,17 +144,23 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
                 if chunk == 1:
                     z_unit = member * strip * lanes(x) * GATES
                     project(x, weights, work, 1, first_panel, end_panel, z_unit)
+                    time = lap(work.trace, member, number, PROJECT, time)
                 recur(work.h, h_step, weights, hidden, work.z, z_unit, batch, first_panel, end_panel)
+                time = lap(work.trace, member, number, RECUR, time)
                 for n in range(batch):
                     lstm_cell_forward(unit, end_unit, work.z, z_unit - strip_column + n * z_stride,
                                       gates, (slot + n) * columns,
                                       cells, (slot + n) * cell_columns, (next_slot + n) * cell_columns,
                                       work.h, h_step + (batch + n) * h_stride)  # fmt: skip
+                time = lap(work.trace, member, number, CELL, time)
             tick = wait_for_team(team, member, size, tick)
+            time = lap(work.trace, member, number, WAIT, time)
         scatter_rows(work.h, batch * h_stride, h_stride, h, start, 0, steps * batch, column, width)
         for n in range(batch):
             copy_row(work.h, (steps * batch + n) * h_stride + column, work.h, n * h_stride + column, width)
+        time = lap(work.trace, member, number, SCATTER, time)
         start += steps
+        number += 1
     if leader and size == 1:
         close_team(team, end, True)
     wait_for_team(team, member, size, tick)
@@ -155,7 +175,7 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
     accumulates `gradients`. The first rows of `work.dh` carry the gradient of the hidden state: of step `end - 1` on
     entry, of the state before step `begin` on return.
     """
-    member, size, stop, tick, tries = 0, 1, end, 1, 0
+    member, size, stop, tick, number = 0, 1, end, 1, 0
     if not leader:
         member, size, stop = join_team(team)
         if member < 0:
@@ -173,9 +193,9 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
         first_panel, last_panel = panels_of_units(first, last, GATES)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
-        steps = min(steps_of_chunk(team, size, tries, chunk), stop - begin)
-        tries += 1
+        steps = min(steps_of_chunk(team, size, number, chunk), stop - begin)
         start = stop - steps
+        time = begin_chunk(work.trace, member, number, start, steps)
         gather_inputs(x, work.x, start, steps, member, size)
         gather_earlier_gradients(dh, work.dh, start, steps, first, last)
         for n in range(batch):
@@ -185,6 +205,7 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
                 slot = (start - 1) * batch + n
                 lstm_cell_output(first, last, gates, slot * columns, cells, (slot + batch) * cell_columns,
                                  work.h, n * h_stride)  # fmt: skip
+        time = lap(work.trace, member, number, GATHER, time)
         for s in range(steps - 1, -1, -1):
             dh_step, dz_step = s * batch * dh_stride, s * batch * dz_stride
             slot = (start + s) * batch
@@ -197,12 +218,18 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
                                    work.dz, dz_step + n * dz_stride)  # fmt: skip
                 if last == units:
                     clear_padding(work.dz, dz_step + n * dz_stride, hidden, GATES)
+            time = lap(work.trace, member, number, CELL, time)
             tick = wait_for_team(team, member, size, tick)
+            time = lap(work.trace, member, number, WAIT, time)
             recur_backward(work.dz, dz_step, weights, columns, work.dh, dh_step, batch,
                            *panels_of_units(first, last, 1))  # fmt: skip
+            time = lap(work.trace, member, number, RECUR, time)
         accumulate(x, weights, dx, gradients, work, start, steps, hidden, columns,
                    first_panel, last_panel, member, size)  # fmt: skip
+        time = lap(work.trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)
+        lap(work.trace, member, number, WAIT, time)
         stop = start
+        number += 1
     if leader and size == 1:
         close_team(team, begin, True)

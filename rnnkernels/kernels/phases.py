@@ -22,14 +22,14 @@ BackwardWeights.__doc__ = """Packed transposes: panels of Wx.T and Wh.T, of inte
 WeightGradients = namedtuple("WeightGradients", "dWx dWh db")
 WeightGradients.__doc__ = """Row matrices of interleaved columns with D, H and one row; accumulated."""
 
-ForwardWorkspace = namedtuple("ForwardWorkspace", "x z h")
+ForwardWorkspace = namedtuple("ForwardWorkspace", "x z h trace")
 ForwardWorkspace.__doc__ = """Rows of a chunk: inputs, pre-activations, hidden states.
 
 `h` has the states before the chunk in its first N rows, and so holds one step more; it carries the state from call to
-call.
+call. For `trace` see the module of that name.
 """
 
-BackwardWorkspace = namedtuple("BackwardWorkspace", "x h dh dz dx dz_panels ones zeros")
+BackwardWorkspace = namedtuple("BackwardWorkspace", "x h dh dz dx dz_panels ones zeros trace")
 BackwardWorkspace.__doc__ = """Rows of a chunk: inputs, previous hidden states, gradients; and what `accumulate` needs.
 
 `ones` is a single one, `zeros` a row of zeros as wide as `dx`. `dh` has the gradient of the states before the chunk in
