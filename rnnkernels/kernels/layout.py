@@ -15,7 +15,10 @@ Offsets and strides count elements; arrays are flat or C-contiguous.
 
 from rnnkernels.kernels.jit import inlined, kernel
 from rnnkernels.kernels.micro_kernel import panel_width
-from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first
+from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block
+
+ROWS_AT_ONCE = 16
+"""Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken."""
 
 
 @inlined
@@ -91,20 +94,27 @@ def scatter_rows(source, source_offset, stride, target, begin, first, end, colum
 
 @kernel
 def pack_columns(weights, gates, panels):
-    """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`."""
+    """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`.
+
+    A few rows at a time: whole rows would touch a page of memory for each vector, whole panels one for each line.
+    """
     depth, hidden = weights.shape[0], weights.shape[1] // gates
     step, width = lanes(weights), panel_width(weights)
     zero = splat(weights, 0.0)
-    for v in range(panels.size // (depth * step) if depth > 0 else 0):
-        unit, gate = v // gates, v % gates
-        target = v * step // width * depth * width + v * step % width
-        for k in range(depth):
-            if unit * step < hidden:
+    for begin in range(0, depth, ROWS_AT_ONCE):
+        end = min(begin + ROWS_AT_ONCE, depth)
+        for v in range(panels.size // (depth * step)):
+            unit, gate = v // gates, v % gates
+            target = v * step // width * depth * width + v * step % width
+            left = hidden - unit * step
+            for k in range(begin, end):
                 source = (k * gates + gate) * hidden + unit * step
-                store(panels, target, load_first(weights, source, hidden - unit * step))
-            else:
-                store(panels, target, zero)
-            target += width
+                if left >= step:
+                    store(panels, target + k * width, load(weights, source))
+                elif left > 0:
+                    store(panels, target + k * width, load_first(weights, source, left))
+                else:
+                    store(panels, target + k * width, zero)
 
 
 @kernel
@@ -116,23 +126,29 @@ def pack_transposed(weights, gates, panels):
     columns, hidden = weights.shape[0], weights.shape[1] // gates
     step, width = lanes(weights), panel_width(weights)
     depth = panels.shape[1] // width
-    flat, packed = weights.reshape(-1), panels.reshape(-1)
-    for p in range((columns + width - 1) // width):
-        here = min(width, columns - p * width)
-        for unit in range((hidden + step - 1) // step):
-            units = min(step, hidden - unit * step)
-            for gate in range(gates):
-                line = (p * depth + (unit * gates + gate) * step) * width
-                for lane in range(min(step, depth - (unit * gates + gate) * step)):
-                    if lane >= units:
-                        fill_row(panels, line, width, 0.0)
-                    else:
-                        source = p * width * gates * hidden + gate * hidden + unit * step + lane
-                        for column in range(here):
-                            packed[line + column] = flat[source + column * gates * hidden]
-                        for column in range(here, width):
-                            packed[line + column] = 0.0
-                    line += width
+    for v in range((columns + width - 1) // width * (width // step)):
+        here = columns - v * step
+        for gate in range(gates):
+            for unit in range((hidden + step - 1) // step):
+                row = (unit * gates + gate) * step
+                source = (v * step * gates + gate) * hidden + unit * step
+                target = (v * step // width * depth + row) * width + v * step % width
+                if here >= step and hidden - unit * step >= step:
+                    transpose_block(weights, source, gates * hidden, panels, target, width)
+                else:
+                    pack_edge(weights, source, gates * hidden, here, hidden - unit * step,
+                              panels, target, width, min(step, depth - row))  # fmt: skip
+
+
+@kernel
+def pack_edge(source, offset, stride, rows, columns, target, target_offset, target_stride, lines):
+    """Transpose a block of which only some rows and columns exist; overwrites `lines` lines of LANES elements."""
+    step = lanes(source)
+    flat, packed = source.reshape(-1), target.reshape(-1)
+    for line in range(lines):
+        for r in range(step):
+            inside = line < columns and r < rows
+            packed[target_offset + line * target_stride + r] = flat[offset + r * stride + line] if inside else 0.0
 
 
 @kernel

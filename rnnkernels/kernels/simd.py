@@ -391,6 +391,37 @@ def store_first(typingctx, array, offset, count, value):
 
 
 @intrinsic
+def transpose_block(typingctx, source, source_offset, source_stride, target, target_offset, target_stride):
+    """Write the transpose of a block of LANES x LANES elements; rows lie at their strides."""
+    vector = vector_of(source)
+
+    def codegen(context, builder, sig, args):
+        v = llvm_vector(vector)
+        source, target = (array_data(context, builder, sig.args[i], args[i]) for i in (0, 3))
+        _, source_offset, source_stride, _, target_offset, target_stride = args
+
+        def row(pointer, offset, stride, number):
+            return builder.gep(pointer, [builder.add(offset, builder.mul(stride, I64(number)))])
+
+        rows = [load_vector(builder, row(source, source_offset, source_stride, r), v) for r in range(v.count)]
+        bit = 1
+        while bit < v.count:  # exchange this bit of the number of a row with that of the column
+            upper = [c if c & bit == 0 else v.count + c - bit for c in range(v.count)]
+            lower = [c + bit if c & bit == 0 else v.count + c for c in range(v.count)]
+            for r in range(v.count):
+                if r & bit == 0:
+                    pair = rows[r], rows[r + bit]
+                    for number, order in ((r, upper), (r + bit, lower)):
+                        rows[number] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, v.count), order))
+            bit *= 2
+        for r, value in enumerate(rows):
+            store_vector(builder, value, row(target, target_offset, target_stride, r))
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
+
+
+@intrinsic
 def lanes(typingctx, array):
     """LANES of the dtype of `array`, a constant to the compiler."""
     count = vector_of(array).lanes
