@@ -5,7 +5,7 @@ batch-major; sizes are N sequences, T steps, D inputs, H hidden units, V words a
 lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g.
 """
 
-from rnnkernels import reference
+from rnnkernels import reference, roofline
 from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
@@ -31,6 +31,7 @@ __all__ = [
     "rnn_forward",
     "rnn_step_backward",
     "rnn_step_forward",
+    "roofline",
     "set_num_threads",
     "sigmoid",
     "temporal_affine_backward",

@@ -281,18 +281,37 @@ def check_mask(name: str, value: Any) -> np.ndarray:
     return _in_layout(array, FLOAT64)
 
 
-def check_num_threads(num_threads: Any) -> int:
-    """Return a number of threads.
+def check_float_dtype(name: str, value: Any) -> np.dtype:
+    """Return float32 or float64 as a dtype.
+
+    Raises
+    ------
+    TypeError
+        If it is another one.
+    """
+    dtype = np.dtype(value)
+    if dtype not in (FLOAT32, FLOAT64):
+        raise TypeError(f"`{name}` must be float32 or float64; got {dtype}.")
+    return dtype
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Return an integer of at least `least`.
 
     Raises
     ------
     TypeError
         If it is not an integer.
     ValueError
-        If it is less than 1.
+        If it is less.
     """
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int | np.integer):
-        raise TypeError(f"`num_threads` must be an integer; got {type(num_threads).__name__}.")
-    if num_threads < 1:
-        raise ValueError(f"`num_threads` must be at least 1; got {num_threads}.")
-    return int(num_threads)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be an integer; got {type(value).__name__}.")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+    return int(value)
+
+
+def check_num_threads(num_threads: Any) -> int:
+    """Return a number of threads; raises as `check_count`."""
+    return check_count("num_threads", num_threads)

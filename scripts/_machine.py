@@ -1,19 +1,15 @@
 """The machine under a measurement: what it is, processes confined to some of its cores, and how fast it can be."""
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import platform
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC")
 """What the thread pools of NumPy, PyTorch and XLA read when they start."""
@@ -241,47 +237,15 @@ class Limits:
     """The speeds that no kernel can exceed, measured with all of `threads` threads at work at once."""
 
     def __init__(self, threads: int) -> None:
+        from rnnkernels import roofline  # not above: workers of check_regressions.py choose a build of it first
+
         self.threads = threads
+        self._roofline = roofline
 
     def fma_peak(self, dtype: str) -> float:
         """Floating-point operations per second of all threads together; a fused multiply-add counts as two."""
-        return max(self._rate(functools.partial(_matrix_product, dtype, size)) for size in (256, 512))
+        return self._roofline.fma_peak(dtype, self.threads)
 
     def read_bandwidth(self, n_bytes: int) -> float:
         """Bytes per second of all threads together, each of which reads `n_bytes` of its own again and again."""
-        return self._rate(functools.partial(_read, n_bytes))
-
-    def _rate(self, make: Callable[[], tuple[Callable[[], Any], float]], seconds: float = 0.004) -> float:
-        """Work per second of `threads` threads that start together."""
-        totals = [0.0] * self.threads
-        together = threading.Barrier(self.threads)
-
-        def run(index: int) -> None:
-            call, work = make()
-            call()
-            together.wait()
-            begin = now = time.perf_counter()
-            calls = 0
-            while now < begin + seconds:
-                call()
-                calls += 1
-                now = time.perf_counter()
-            totals[index] = calls * work / (now - begin)
-
-        runners = [threading.Thread(target=run, args=(index,)) for index in range(self.threads)]
-        for runner in runners:
-            runner.start()
-        for runner in runners:
-            runner.join()
-        return sum(totals)
-
-
-def _matrix_product(dtype: str, size: int) -> tuple[Callable[[], Any], float]:
-    a = np.ones((size, size), dtype)
-    out = np.empty_like(a)
-    return lambda: np.dot(a, a, out=out), 2.0 * size**3
-
-
-def _read(n_bytes: int) -> tuple[Callable[[], Any], float]:
-    a, b = np.ones((2, max(1, n_bytes // 8)), np.float32)
-    return lambda: np.dot(a, b), float(a.nbytes + b.nbytes)
+        return self._roofline.read_bandwidth(max(1, n_bytes), self.threads)

@@ -263,8 +263,7 @@ class Team:
             name: Worker(Session, name, threads, threads=threads, variables=PEERS[name].variables(threads))
             for name in peers
         }
-        # The limits are measured by threads of one process, each with a BLAS of its own thread only.
-        self.limits = Worker(Limits, threads, threads=threads, variables={"OPENBLAS_NUM_THREADS": "1"})
+        self.limits = Worker(Limits, threads, threads=threads)
 
     def __enter__(self) -> Team:
         return self

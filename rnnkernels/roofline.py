@@ -1,0 +1,133 @@
+"""How fast this machine can be: the two speeds that no kernel exceeds, measured.
+
+The *roofline* of a computation is the larger of two times: its floating-point operations at the peak of fused
+multiply-adds, and the bytes that it reads at the bandwidth of the memory that holds them.
+
+References
+----------
+.. [1] S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore
+   architectures", Communications of the ACM 52(4), 2009.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rnnkernels._checks import check_count, check_float_dtype, check_num_threads
+from rnnkernels._memory import aligned_zeros
+from rnnkernels.kernels import roofline as kernels
+from rnnkernels.kernels import simd
+
+ROUNDS = 3
+ROUND_SECONDS = 0.003
+CALL_FLOPS = 2e6
+CALL_BYTES = 1 << 20
+
+Prepared = tuple[Callable[[], Any], float]
+
+
+def fma_peak(dtype: Any = np.float32, num_threads: int = 1) -> float:
+    """Measure the peak of fused multiply-adds on vectors in registers.
+
+    Parameters
+    ----------
+    dtype : dtype_like, default float32
+        float32 or float64.
+    num_threads : int, default 1
+        Threads that compute at once.
+
+    Returns
+    -------
+    float
+        Floating-point operations per second of all threads together, two for each multiply-add; the best of
+        three rounds of 3 ms.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> from rnnkernels import roofline
+    >>> roofline.fma_peak() > 1e9
+    True
+    """
+    dtype = check_float_dtype("dtype", dtype)
+    width = simd.lanes_of(dtype)
+    turns = int(CALL_FLOPS / (2 * width * kernels.CHAINS))
+
+    def prepare() -> Prepared:
+        values = aligned_zeros(((kernels.CHAINS + 2) * width,), dtype)
+        values[-2 * width :] = 0.5  # a fixed point at 1: neither overflow nor subnormal numbers
+        return lambda: kernels.multiply_add(values, turns), float(kernels.multiply_add(values, turns))
+
+    return _best_rate(prepare, check_num_threads(num_threads))
+
+
+def read_bandwidth(n_bytes: int, num_threads: int = 1) -> float:
+    """Measure how fast a buffer is read again and again, from the nearest cache that holds it.
+
+    Parameters
+    ----------
+    n_bytes : int
+        Size of the buffer; each thread has its own. It is rounded up to whole rounds of loads, some 256 bytes.
+    num_threads : int, default 1
+        Threads that read at once.
+
+    Returns
+    -------
+    float
+        Bytes per second of all threads together; the best of three rounds of 3 ms.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> from rnnkernels import roofline
+    >>> roofline.read_bandwidth(16 * 1024) > 1e9
+    True
+    """
+    block = kernels.READERS * simd.VECTOR_BYTES
+    n_bytes = -(-check_count("n_bytes", n_bytes) // block) * block
+    passes = max(CALL_BYTES // n_bytes, 1)
+
+    def prepare() -> Prepared:
+        buffer = aligned_zeros((n_bytes // 4,), np.dtype(np.float32))
+        kernels.read_again(buffer, 1)
+        return lambda: kernels.read_again(buffer, passes), float(passes * n_bytes)
+
+    return _best_rate(prepare, check_num_threads(num_threads))
+
+
+def _best_rate(prepare: Callable[[], Prepared], threads: int) -> float:
+    """Work per second of threads that start together; `prepare` gives each a call and the work that it does."""
+    rates = np.zeros((threads, ROUNDS))
+    together = threading.Barrier(threads)
+    prepared = [prepare() for _ in range(threads)]
+
+    def run(index: int) -> None:
+        call, work = prepared[index]
+        for number in range(ROUNDS):
+            together.wait()
+            calls = 0
+            begin = now = time.perf_counter()
+            while now < begin + ROUND_SECONDS:
+                call()
+                calls += 1
+                now = time.perf_counter()
+            rates[index, number] = calls * work / (now - begin)
+
+    others = [threading.Thread(target=run, args=(index,)) for index in range(1, threads)]
+    for thread in others:
+        thread.start()
+    run(0)
+    for thread in others:
+        thread.join()
+    return float(rates.sum(axis=0).max())

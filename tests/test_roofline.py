@@ -1,0 +1,43 @@
+"""The measured limits of the machine."""
+
+import numpy as np
+import pytest
+from helpers import DTYPES
+
+from rnnkernels import roofline
+from rnnkernels.kernels import roofline as kernels
+from rnnkernels.kernels import simd
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multiply_add__computes_every_turn_of_every_chain(dtype):
+    width = simd.lanes_of(np.dtype(dtype))
+    values = np.arange((kernels.CHAINS + 2) * width, dtype=dtype)
+    values[-2 * width : -width] = 0.5
+    values[-width:] = 1.0
+    want = values.copy()
+    for _ in range(3):
+        want[: -2 * width] = want[: -2 * width] * 0.5 + 1.0
+    assert kernels.multiply_add(values, 3) == 3 * 2 * kernels.CHAINS * width
+    np.testing.assert_array_equal(values, want)
+
+
+def test_read_again__reads_every_element_of_every_pass():
+    block = kernels.READERS * simd.VECTOR_BYTES // 4
+    buffer = np.arange(3 * block, dtype=np.float32)
+    assert kernels.read_again(buffer, 2) == 2 * buffer.sum()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_limits__are_in_the_order_that_every_machine_has(threads):
+    assert roofline.fma_peak(np.float32, threads) > 1.2 * roofline.fma_peak(np.float64, threads)
+    assert roofline.read_bandwidth(16 << 10, threads) > roofline.read_bandwidth(256 << 20, threads)
+
+
+def test_limits__name_what_is_wrong():
+    with pytest.raises(TypeError, match="`dtype` must be float32 or float64; got int32"):
+        roofline.fma_peak(np.int32)
+    with pytest.raises(ValueError, match="`num_threads` must be at least 1; got 0"):
+        roofline.fma_peak(num_threads=0)
+    with pytest.raises(ValueError, match="`n_bytes` must be at least 1; got 0"):
+        roofline.read_bandwidth(0)
