@@ -9,7 +9,7 @@ from rnnkernels import _recorder as recorder
 from rnnkernels._checks import Sizes
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._threads import run_team, segments, threads_for
-from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS, STRIP_BYTES
+from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS, STRIP_BYTES, THREAD_ROWS
 from rnnkernels.kernels import layout, micro_kernel, phases, simd
 from rnnkernels.kernels.team import SHORT_CHUNKS
 
@@ -69,6 +69,8 @@ class Plan(NamedTuple):
     """Units of a strip of the forward recurrence, a multiple of a panel; 0 in a backward pass."""
     threads: int
     """Most members of the team."""
+    by_rows: bool
+    """Whether members of the team divide the sequences of the batch, and not the hidden units."""
     flops: int
     """Floating-point operations of the products of one step."""
 
@@ -81,24 +83,29 @@ def step_flops(sizes: Sizes, gates: int) -> int:
 def plan_forward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | None) -> Plan:
     """Plan a forward pass."""
     N, T, _, H = sizes
-    columns = gates * unit_columns(H, dtype)
-    chunk = max(FORWARD_CHUNK_BYTES // max(N * columns * dtype.itemsize, 1), FORWARD_CHUNK_ROWS // max(N, 1), 1)
-    panel_bytes = max(N, 1) * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
-    strip = micro_kernel.VECTORS_PER_PANEL * max(STRIP_BYTES // panel_bytes, 1)
     flops = step_flops(sizes, gates)
-    return Plan(min(chunk, max(T, 1)), strip, threads_for(T * flops, _panel_count(H, dtype), num_threads), flops)
+    threads, by_rows = _split(sizes, dtype, T * flops, num_threads)
+    rows = max(-(-N // threads) if by_rows else N, 1)
+    row_bytes = gates * unit_columns(H, dtype) * dtype.itemsize
+    chunk = max(FORWARD_CHUNK_BYTES // max(rows * row_bytes, 1), FORWARD_CHUNK_ROWS // rows, 1)
+    panel_bytes = rows * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
+    strip = micro_kernel.VECTORS_PER_PANEL * max(STRIP_BYTES // panel_bytes, 1)
+    return Plan(min(chunk, max(T, 1)), strip, threads, by_rows, flops)
 
 
 def plan_backward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | None) -> Plan:
     """Plan a backward pass."""
-    N, T, _, H = sizes
-    chunk = max(min(BACKWARD_CHUNK_ROWS // max(N, 1), T), 1)
+    N, T, _, _ = sizes
     flops = 2 * step_flops(sizes, gates)
-    return Plan(chunk, 0, threads_for(T * flops, _panel_count(H, dtype), num_threads), flops)
+    threads, by_rows = _split(sizes, dtype, T * flops, num_threads)
+    return Plan(max(min(BACKWARD_CHUNK_ROWS // max(N, 1), T), 1), 0, threads, by_rows, flops)
 
 
-def _panel_count(columns: int, dtype: np.dtype) -> int:
-    return panel_columns(columns, dtype) // micro_kernel.panel_columns(dtype)
+def _split(sizes: Sizes, dtype: np.dtype, flops: int, num_threads: int | None) -> tuple[int, bool]:
+    """Return how many threads a pass takes, and whether they divide the batch or the hidden units."""
+    panels = panel_columns(sizes.H, dtype) // micro_kernel.panel_columns(dtype)
+    threads = threads_for(flops, max(panels, sizes.N // THREAD_ROWS), num_threads)
+    return threads, threads > 1 and threads * THREAD_ROWS <= sizes.N
 
 
 def pack_forward(Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, gates: int) -> phases.ForwardWeights:
@@ -152,7 +159,8 @@ def run_forward(
     N, T, D, H = sizes
     plan = plan_forward(sizes, gates, dtype, num_threads)
     columns = gates * unit_columns(H, dtype)
-    z_columns = columns if plan.chunk > 1 else plan.threads * plan.strip * simd.lanes_of(dtype) * gates
+    strips = 1 if plan.by_rows else plan.threads
+    z_columns = columns if plan.chunk > 1 else strips * plan.strip * simd.lanes_of(dtype) * gates
     work = phases.ForwardWorkspace(
         x=aligned_empty((plan.chunk * N, row_stride(D, dtype)), dtype),
         z=aligned_empty((plan.chunk * N, row_stride(z_columns, dtype)), dtype),
@@ -162,7 +170,7 @@ def run_forward(
     work.h[:N, :H] = h0
     for begin, end in segments(T, plan.flops):
         data = (x, weights, h, *kept, _traced(work, plan, end - begin))
-        run_team(kernel, data, (begin, end, plan.chunk, plan.strip), plan.threads)
+        run_team(kernel, data, (begin, end, plan.chunk, plan.strip, plan.by_rows), plan.threads)
 
 
 def run_backward(
@@ -188,17 +196,22 @@ def run_backward(
     plan = plan_backward(sizes, gates, dtype, num_threads)
     columns = gates * unit_columns(H, dtype)
     depth = plan.chunk * N
-    sum_stride = panel_columns(columns, dtype)
-    sums = phases.WeightGradients(*(aligned_zeros((length, sum_stride), dtype) for length in (D, H, 1)))
+    dWx, dWh, db = (empty((length, gates * H), dtype) for length in (D, H, 1))
+    sum_columns = panel_columns(columns, dtype)
+    natural_order = sum_columns == gates * H
+    sums = phases.WeightGradients(
+        *(a if natural_order else aligned_empty((len(a), sum_columns), dtype) for a in (dWx, dWh, db))
+    )
     work = phases.BackwardWorkspace(
         x=aligned_empty((depth, row_stride(D, dtype)), dtype),
         h=aligned_empty((depth + N, row_stride(H, dtype)), dtype),
         dh=aligned_empty((depth + N, row_stride(H, dtype)), dtype),
         dz=aligned_empty((depth, row_stride(columns, dtype)), dtype),
         dx=aligned_empty((depth, row_stride(D, dtype)), dtype),
-        dz_panels=empty_panels(depth, columns, dtype),
-        ones=np.ones((1, 1), dtype),
-        zeros=aligned_zeros((1, row_stride(D, dtype)), dtype),
+        xT=aligned_empty((unit_columns(D, dtype), row_stride(depth, dtype)), dtype),
+        hT=aligned_empty((unit_columns(H, dtype), row_stride(depth, dtype)), dtype),
+        dz_panels=aligned_empty((plan.threads, depth * micro_kernel.panel_columns(dtype)), dtype),
+        zeros=aligned_zeros((1, row_stride(max(D, columns), dtype)), dtype),
         trace=recorder.NO_TRACE,
     )
     dx = empty((N, T, D), dtype)
@@ -207,10 +220,13 @@ def run_backward(
         work.dh[:N, :H] = dh[:, -1]
     for begin, end in reversed(list(segments(T, plan.flops))):
         data = (x, h0, weights, *kept, dh, *carried, dx, sums, _traced(work, plan, end - begin))
-        run_team(kernel, data, (begin, end, plan.chunk), plan.threads)
+        run_team(kernel, data, (begin, end, plan.chunk, plan.by_rows), plan.threads)
     dh0 = empty((N, H), dtype)
     dh0[...] = work.dh[:N, :H]
-    dWx, dWh, db = empty((D, gates * H), dtype), empty((H, gates * H), dtype), empty((1, gates * H), dtype)
     for total, gradient in zip(sums, (dWx, dWh, db), strict=True):
-        layout.unpack_columns(total, sum_stride, gates, gradient)
+        if T == 0:
+            gradient.fill(0)
+        elif not natural_order:
+            by_gate = total[:, :columns].reshape(-1, gates, columns // gates)
+            gradient.reshape(-1, gates, H)[...] = by_gate[:, :, :H]
     return dx, dh0, dWx, dWh, db[0]

@@ -7,9 +7,9 @@ import numpy as np
 
 from rnnkernels._checks import check_axes, check_cache, check_floats, check_gradient, check_shape
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
-from rnnkernels._sequence import empty_panels, panel_columns
-from rnnkernels._threads import segments
-from rnnkernels._tuning import BACKWARD_CHUNK_ROWS
+from rnnkernels._sequence import empty_panels, panel_columns, row_stride, unit_columns
+from rnnkernels._threads import run_team, segments, threads_for
+from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
 from rnnkernels.kernels import layout
 
@@ -31,7 +31,7 @@ class TemporalAffineCache:
 
 
 def temporal_affine_forward(
-    x: Any, w: Any, b: Any, *, keep_cache: bool = True
+    x: Any, w: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, TemporalAffineCache | None]:
     """Apply an affine function at each step of each sequence.
 
@@ -45,6 +45,8 @@ def temporal_affine_forward(
         Bias.
     keep_cache : bool, default True
         Whether to keep what `temporal_affine_backward` needs.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -78,18 +80,24 @@ def temporal_affine_forward(
     layout.pack_columns(w, 1, panels)
     start = aligned_empty((1, panel_columns(M, x.dtype)), x.dtype)
     layout.interleave_row(b, 1, start)
-    _multiply_rows(x.reshape(N * T, D), panels, start, out.reshape(N * T, M))
+    _multiply_rows(x.reshape(N * T, D), panels, start, out.reshape(N * T, M), num_threads)
     return out, TemporalAffineCache(x, w) if keep_cache else None
 
 
-def _multiply_rows(x: np.ndarray, panels: np.ndarray, start: np.ndarray, out: np.ndarray) -> None:
+def _multiply_rows(
+    x: np.ndarray, panels: np.ndarray, start: np.ndarray, out: np.ndarray, num_threads: int | None
+) -> None:
     rows, depth = x.shape
-    edge = aligned_empty((BACKWARD_CHUNK_ROWS, panel_columns(1, x.dtype)), x.dtype)
-    for begin, end in segments(rows, 2 * depth * out.shape[1]):
-        kernels.affine_forward(x, panels, start, out, edge, begin, end, BACKWARD_CHUNK_ROWS)
+    flops = 2 * depth * out.shape[1]
+    threads = threads_for(rows * flops, -(-rows // AFFINE_BLOCK_ROWS), num_threads)
+    edge = aligned_empty((threads, AFFINE_BLOCK_ROWS * panel_columns(1, x.dtype)), x.dtype)
+    for begin, end in segments(rows, flops):
+        run_team(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS), threads)
 
 
-def temporal_affine_backward(dout: Any, cache: TemporalAffineCache | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def temporal_affine_backward(
+    dout: Any, cache: TemporalAffineCache | None, *, num_threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Propagate gradients back through an affine layer.
 
     Parameters
@@ -98,6 +106,8 @@ def temporal_affine_backward(dout: Any, cache: TemporalAffineCache | None) -> tu
         Gradient of the loss with respect to the outputs.
     cache : TemporalAffineCache
         From `temporal_affine_forward`. It is not changed and can be used again.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -134,15 +144,26 @@ def temporal_affine_backward(dout: Any, cache: TemporalAffineCache | None) -> tu
     transposed = empty_panels(M, D, dtype)
     layout.pack_transposed(w, 1, transposed)
     dx = empty((N, T, D), dtype)
-    _multiply_rows(dout, transposed, aligned_zeros((1, panel_columns(D, dtype)), dtype), dx.reshape(N * T, D))
+    zeros = aligned_zeros((1, panel_columns(max(D, M), dtype)), dtype)
+    _multiply_rows(dout, transposed, zeros, dx.reshape(N * T, D), num_threads)
 
-    columns = panel_columns(M, dtype)
-    dw_sums, db_sums = aligned_zeros((D, columns), dtype), aligned_zeros((1, columns), dtype)
-    packed = empty_panels(min(BACKWARD_CHUNK_ROWS, N * T), M, dtype)
-    ones = np.ones((1, 1), dtype)
-    for begin, end in segments(N * T, 2 * D * M):
-        kernels.affine_accumulate(x, dout, dw_sums, db_sums, packed, ones, begin, end, BACKWARD_CHUNK_ROWS)
     dw, db = empty((D, M), dtype), empty((1, M), dtype)
-    layout.unpack_columns(dw_sums, columns, 1, dw)
-    layout.unpack_columns(db_sums, columns, 1, db)
+    if N * T == 0:
+        dw.fill(0)
+        db.fill(0)
+        return dx, dw, db[0]
+    columns = panel_columns(M, dtype)
+    sums = (dw, db) if columns == M else (aligned_empty((D, columns), dtype), aligned_empty((1, columns), dtype))
+    block, panels = min(BACKWARD_CHUNK_ROWS, N * T), columns // panel_columns(1, dtype)
+    parts = max(panels // AFFINE_PART_PANELS, 1)
+    threads = threads_for(2 * N * T * D * M, parts, num_threads)
+    scratch = (
+        aligned_empty((threads, unit_columns(D, dtype), row_stride(block, dtype)), dtype),
+        aligned_empty((threads, block * panel_columns(1, dtype)), dtype),
+    )
+    for begin, end in reversed(list(segments(N * T, 2 * D * M))):
+        run_team(kernels.affine_accumulate, (x, dout, *sums, *scratch, zeros), (begin, end, block, parts), threads)
+    for total, gradient in zip(sums, (dw, db), strict=True):
+        if total is not gradient:
+            gradient[...] = total[:, :M]
     return dx, dw, db[0]

@@ -3,45 +3,67 @@
     dx = dout @ w.T,  dw = x.T @ dout,  db = sum of dout                        (1)
 
 Results have natural columns. Whole panels of a product go straight to the result, the last part of a panel by way of
-a block of scratch rows.
+a block of scratch rows. Parts of the work do not depend on one another; members of a team take them in turn.
 """
 
 from rnnkernels.kernels.jit import kernel
-from rnnkernels.kernels.layout import copy_row, pack_rows
+from rnnkernels.kernels.layout import copy_row, pack_and_add_rows, transpose_rows, unit_count
 from rnnkernels.kernels.micro_kernel import multiply, panel_width
+from rnnkernels.kernels.phases import add_product
+from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
 
 
 @kernel
-def affine_forward(x, weights, start, out, edge, begin, end, block):
-    """Affine rows, out = start + x @ w for rows `begin .. end`, in blocks of rows; overwrites them.
+def affine_forward(x, weights, start, out, edge, team, leader, begin, end, block):
+    """Affine rows, out = start + x @ w for rows `begin .. end`, in parts of `block` rows; overwrites them.
 
     `weights` are the panels of w, `start` (1, columns) is the bias in whole panels; `edge` is scratch for `block` rows
-    of one panel.
+    of one panel for each member.
     """
     depth, columns = x.shape[1], out.shape[1]
     width = panel_width(x)
     whole = columns // width
-    for row in range(begin, end, block):
+    parts = (end - begin + block - 1) // block
+    edge0 = member_number(team, leader) * edge.shape[1]
+    part = take_part(team)
+    while part < parts:
+        row = begin + part * block
         rows = min(block, end - row)
-        multiply(x, row * depth, depth, 1, rows, weights, 0, depth, whole,
+        multiply(x, row * depth, depth, rows, weights, 0, depth, whole,
                  start, 0, 0, out, row * columns, columns)  # fmt: skip
         if whole * width < columns:
-            multiply(x, row * depth, depth, 1, rows, weights, whole * depth * width, depth, 1,
-                     start, whole * width, 0, edge, 0, width)  # fmt: skip
+            multiply(x, row * depth, depth, rows, weights, whole * depth * width, depth, 1,
+                     start, whole * width, 0, edge, edge0, width)  # fmt: skip
             for r in range(rows):
-                copy_row(edge, r * width, out, (row + r) * columns + whole * width, columns - whole * width)
+                copy_row(edge, edge0 + r * width, out, (row + r) * columns + whole * width, columns - whole * width)
+        finish_part(team)
+        part = take_part(team)
+    wait_for_parts(team, leader, parts)
 
 
 @kernel
-def affine_accumulate(x, dout, dw, db, panels, ones, begin, end, block):
-    """Dw += x.T @ dout and db += sum of dout over rows `begin .. end`, in order of the rows; equation (1).
+def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, leader, begin, end, block, parts):
+    """Dw += x.T @ dout and db += sum of dout over rows `end - 1 .. begin`, in parts of columns; equation (1).
 
-    `dw` (D, columns) and `db` (1, columns) have columns in whole panels; `panels` is scratch for `block` packed rows.
+    `dw` (D, columns) and `db` (1, columns) have columns in whole panels; they start from zero with the last row. `xT`
+    and `panels` are scratch of each member: the transpose of `block` rows of x, and a panel of as many rows of dout.
     """
-    depth, columns = x.shape[1], dout.shape[1]
-    stride, count = dw.shape[1], (columns + panel_width(x) - 1) // panel_width(x)
-    for row in range(begin, end, block):
-        rows = min(block, end - row)
-        pack_rows(dout, row * columns, columns, rows, columns, panels, 0, count)
-        multiply(x, row * depth, 1, depth, depth, panels, 0, rows, count, dw, 0, stride, dw, 0, stride)
-        multiply(ones, 0, 0, 0, 1, panels, 0, rows, count, db, 0, stride, db, 0, stride)
+    inputs, columns = x.shape[1], dout.shape[1]
+    count = (columns + panel_width(x) - 1) // panel_width(x)
+    member = member_number(team, leader)
+    own, panel0 = xT[member], member * panels.shape[1]
+    part = take_part(team)
+    while part < parts:
+        first_panel, end_panel = share(count, part, parts)
+        stop = end
+        while stop > begin:
+            rows = min(block, stop - begin)
+            first = stop == x.shape[0]
+            transpose_rows(x, stop - 1, rows, inputs, own, 0, unit_count(x, inputs))
+            for panel in range(first_panel, end_panel):
+                pack_and_add_rows(dout, stop - 1, rows, columns, 1, panel, panels, panel0, db, first)
+                add_product(own, inputs, panels, panel0, rows, dw, panel, zeros, first)
+            stop -= rows
+        finish_part(team)
+        part = take_part(team)
+    wait_for_parts(team, leader, parts)

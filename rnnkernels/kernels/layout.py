@@ -70,26 +70,29 @@ def fill_row(target, target_offset, count, number):
 
 
 @kernel
-def gather_rows(source, begin, first, end, target, target_offset, stride, column, columns):
-    """Rows `first .. end` of a chunk that starts at step `begin` of `source` (N, T, D), time-major.
+def gather_rows(source, begin, first_row, rows, first, end, target, target_offset, stride, step_stride,
+                column, columns):  # fmt: skip
+    """Time-major rows of `source` (N, T, D): sequences `first_row .. first_row + rows`, from step `begin` on.
 
-    Overwrites `columns` columns from `column` on of these rows of `target`, rounded up to LANES with zeros.
+    Overwrites `columns` columns from `column` on of rows `first .. end` of these in `target`, rounded up to LANES with
+    zeros. In `target` sequences lie at `stride`, steps at `step_stride`.
     """
-    batch, length, width = source.shape
+    length, width = source.shape[1], source.shape[2]
     for row in range(first, end):
-        s, n = row // batch, row % batch
-        here = (n * length + begin + s) * width + column
-        copy_row_padded(source, here, target, target_offset + row * stride + column, columns)
+        s, n = row // rows, row % rows
+        here = ((first_row + n) * length + begin + s) * width + column
+        copy_row_padded(source, here, target, target_offset + s * step_stride + n * stride + column, columns)
 
 
 @kernel
-def scatter_rows(source, source_offset, stride, target, begin, first, end, column, columns):
+def scatter_rows(source, source_offset, stride, step_stride, target, begin, first_row, rows, first, end,
+                 column, columns):  # fmt: skip
     """The inverse of `gather_rows`: overwrites these rows and columns of `target` (N, T, D)."""
-    batch, length, width = target.shape
+    length, width = target.shape[1], target.shape[2]
     for row in range(first, end):
-        s, n = row // batch, row % batch
-        here = source_offset + row * stride + column
-        copy_row(source, here, target, (n * length + begin + s) * width + column, columns)
+        s, n = row // rows, row % rows
+        here = source_offset + s * step_stride + n * stride + column
+        copy_row(source, here, target, ((first_row + n) * length + begin + s) * width + column, columns)
 
 
 @kernel
@@ -152,14 +155,44 @@ def pack_edge(source, offset, stride, rows, columns, target, target_offset, targ
 
 
 @kernel
-def pack_rows(source, source_offset, stride, depth, columns, panels, first, end):
-    """Pack a matrix of `depth` rows at `stride` and `columns` columns; overwrites panels `first .. end` of `panels`."""
-    step, width = lanes(source), panel_width(source)
-    for v in range(first * width // step, end * width // step):
-        target = v * step // width * depth * width + v * step % width
-        offset = source_offset + v * step
-        for k in range(depth):
-            store(panels, target + k * width, load_first(source, offset + k * stride, columns - v * step))
+def transpose_rows(source, last_row, depth, columns, target, first, end):
+    """Transpose `depth` rows that end with `last_row`, from the last to the first; overwrites rows of `target`.
+
+    Of the `columns` columns, those in vectors `first .. end`. Rows of `target` have room for whole vectors.
+    """
+    step, source_stride, target_stride = lanes(source), source.shape[1], target.shape[1]
+    for column in range(first * step, end * step, step):
+        for k in range(0, depth, step):
+            here, there = (last_row - k) * source_stride + column, column * target_stride + k
+            if depth - k >= step and columns - column >= step:
+                transpose_block(source, here, -source_stride, target, there, target_stride)
+            else:
+                pack_edge(source, here, -source_stride, depth - k, columns - column,
+                          target, there, target_stride, step)  # fmt: skip
+
+
+@kernel
+def pack_and_add_rows(source, last_row, depth, columns, gates, panel, panels, target, sums, first):
+    """Pack one panel of `depth` rows that end with `last_row`, from the last to the first, its columns in gate order.
+
+    Overwrites `panels` from `target` on, and adds the rows to the panel's columns in `sums`, which start from zero if
+    `first`. The source has `columns` columns, interleaved.
+    """
+    step, width, stride = lanes(source), panel_width(source), source.shape[1]
+    units = (columns + gates * step - 1) // (gates * step)
+    for v in range(width // step):
+        vector = panel * (width // step) + v
+        column = (vector % units * gates + vector // units) * step
+        left = columns - column if vector < gates * units else 0
+        total = splat(source, 0.0) if first else load(sums, vector * step)
+        here, there = last_row * stride + column, target + v * step
+        for _ in range(depth):
+            line = load(source, here) if left >= step else load_first(source, here, left)
+            store(panels, there, line)
+            total = total + line
+            here -= stride
+            there += width
+        store(sums, vector * step, total)
 
 
 @kernel
@@ -171,20 +204,3 @@ def interleave_row(source, gates, target):
         unit, gate = v // gates, v % gates
         left = max(hidden - unit * step, 0)
         store(target, v * step, load_first(source, gate * hidden + min(unit * step, hidden), left))
-
-
-@kernel
-def unpack_columns(source, stride, gates, target):
-    """Rows of interleaved columns at `stride` as natural rows of `target` (K, G * H), overwritten."""
-    hidden = target.shape[1] // gates
-    step = lanes(source)
-    for k in range(target.shape[0]):
-        for unit in range((hidden + step - 1) // step):
-            left = hidden - unit * step
-            for gate in range(gates):
-                value = load(source, k * stride + (unit * gates + gate) * step)
-                offset = (k * gates + gate) * hidden + unit * step
-                if left >= step:
-                    store(target, offset, value)
-                else:
-                    store_first(target, offset, left, value)

@@ -38,17 +38,27 @@ DEPTH_BLOCK = 256
 """Depth of the part of a panel that all rows use in turn: 256 lines of 64 bytes fill half of a 32 KiB L1 cache."""
 
 
+READ, WRITE = 0, 1
+
+UNROLLED_DEPTH = 4
+"""Lines of a panel for each turn of the loop: its own instructions take a share of what the processor can issue."""
+
+LINES_AHEAD = 64
+"""Lines between what a tile of one panel multiplies and what it fetches into the first-level cache: a far cache answers
+after some 100 cycles, and processors do not fetch beyond a page of memory by themselves."""
+
+
 def panel_columns(dtype):
     """Columns of a packed panel of a NumPy dtype."""
     return VECTORS_PER_PANEL * VECTOR_BYTES // dtype.itemsize
 
 
 @intrinsic
-def multiply_tile(typingctx, rows, panels, a, a0, row_stride, depth_stride, b, b0, panel_stride, depth,
+def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride, depth,
                   start, s0, start_stride, c, c0, c_stride):  # fmt: skip
     """C = S + A @ B for 1 .. TILE_ROWS rows and 1 or PANEL_GROUPS[rows - 1] panels; the sums stay in registers.
 
-    A[r, k] is a[a0 + r * row_stride + k * depth_stride]. Line k of panel p starts at
+    A[r, k] is a[a0 + r * a_stride + k]. Line k of panel p starts at
     b[b0 + p * panel_stride + k * columns of a panel]. S and C are rows of columns at their strides; they may be the
     same place. Each element of C starts from its element of S and adds A[r, k] * B[k, column] for k = 0 .. depth - 1,
     in this order, by fused multiply-add: whatever the tile, the bits are the same.
@@ -56,12 +66,10 @@ def multiply_tile(typingctx, rows, panels, a, a0, row_stride, depth_stride, b, b
     n = types.intp
 
     def codegen(context, builder, sig, args):
-        a, b, s, c = (array_data(context, builder, sig.args[i], args[i]) for i in (2, 6, 10, 13))
-        rows, panels, _, a0, row_stride, depth_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = (
-            args
-        )
+        a, b, s, c = (array_data(context, builder, sig.args[i], args[i]) for i in (2, 5, 9, 12))
+        rows, panels, _, a0, a_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = args
         operands = (
-            (builder.gep(a, [a0]), row_stride, depth_stride),
+            (builder.gep(a, [a0]), a_stride),
             (builder.gep(b, [b0]), panel_stride),
             depth,
             (builder.gep(s, [s0]), s_stride),
@@ -82,12 +90,12 @@ def multiply_tile(typingctx, rows, panels, a, a0, row_stride, depth_stride, b, b
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(n, n, a, n, n, n, b, n, n, n, start, n, n, c, n, n), codegen
+    return types.void(n, n, a, n, n, b, n, n, n, start, n, n, c, n, n), codegen
 
 
 def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
-    """The loop over the depth for one size of tile; a, b, s and c are (pointer, stride, ...)."""
-    a_first, row_stride, depth_stride = a
+    """The loop over the depth for one size of tile; a, b, s and c are (pointer, stride)."""
+    a_first, a_stride = a
     b_first, panel_stride = b
     vector_count = panel_count * VECTORS_PER_PANEL
     width = vector.count
@@ -98,59 +106,70 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
         rows = [builder.gep(pointer, [builder.mul(stride, I64(r))]) for r in range(row_count)]
         return [builder.gep(row, [I64(v * width)]) for row in rows for v in range(vector_count)]
 
-    # LLVM would reach each row from the last in a chain of additions that takes as long as the multiplications, or
-    # keep a pointer for each row of each unrolled step in memory. It does not if it cannot see the distances.
-    rows = [_opaque(builder, builder.gep(a_first, [builder.mul(row_stride, I64(r))])) for r in range(row_count)]
+    # LLVM would reach each row from the last in a chain of additions that takes as long as the multiplications. It does
+    # not if it cannot see the distances.
+    rows = [_opaque(builder, builder.gep(a_first, [builder.mul(a_stride, I64(r))])) for r in range(row_count)]
     panel_offsets = [builder.mul(panel_stride, I64(p)) for p in range(panel_count)]
     result_cells = cells(c)
-    first = [I64(0), I64(0), b_first, *(load_vector(builder, cell, vector) for cell in cells(s))]
+    first = [I64(0), b_first, *(load_vector(builder, cell, vector) for cell in cells(s))]
 
     # The rows below are next, and their sums may be far away.
     for r in range(row_count, 2 * row_count):
         row = builder.gep(s[0], [builder.mul(s[1], I64(r))])
         for v in range(0, vector_count, VECTORS_PER_PANEL):
-            _prefetch(builder, builder.gep(row, [I64(v * width)]))
+            _prefetch(builder, builder.gep(row, [I64(v * width)]), WRITE)
 
+    def add_products(state, depth_here):
+        """Sums and positions `depth_here` lines further on."""
+        k, b_k, *sums = state
+        for d in range(depth_here):
+            if panel_count == 1:
+                _prefetch(builder, builder.gep(b_k, [I64((d + LINES_AHEAD) * line)]), READ)
+            lines = [builder.gep(b_k, [builder.add(offset, I64(d * line))]) for offset in panel_offsets]
+            weights = [
+                load_vector(builder, builder.gep(line, [I64(v * width)]), vector)
+                for line in lines
+                for v in range(VECTORS_PER_PANEL)
+            ]
+            heads = [builder.load(builder.gep(builder.gep(row, [k]), [I64(d)])) for row in rows]
+            inputs = [splat_scalar(builder, head, vector) for head in heads]
+            products = ((scalar, weight) for scalar in inputs for weight in weights)
+            sums = [call_llvm(builder, "fma", vector, *pair, total) for pair, total in zip(products, sums, strict=True)]
+        return [_opaque(builder, builder.add(k, I64(depth_here))), builder.gep(b_k, [I64(depth_here * line)]), *sums]
+
+    line = VECTORS_PER_PANEL * width
+    state = first
+    for depth_here in (UNROLLED_DEPTH, 1) if panel_count == 1 else (1,):
+        last = builder.sub(depth, I64(depth_here))
+        state = _emit_loop(builder, state, lambda k, last=last: builder.icmp_signed("<=", k, last),
+                           lambda state, depth_here=depth_here: add_products(state, depth_here))  # fmt: skip
+    for value, cell in zip(state[2:], result_cells, strict=True):
+        store_vector(builder, value, cell)
+
+
+def _emit_loop(builder, first, goes_on, step):
+    """A loop over values: `step` makes the next ones from the last while `goes_on` of the first value; returns them."""
     entry = builder.block
     head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
     builder.branch(head)
     builder.position_at_end(head)
     carried = [builder.phi(value.type) for value in first]
-    for phi, value in zip(carried, first, strict=True):
-        phi.add_incoming(value, entry)
-    k, offset, b_k, *sums = carried
-    builder.cbranch(builder.icmp_signed("<", k, depth), body, done)
-
+    builder.cbranch(goes_on(carried[0]), body, done)
     builder.position_at_end(body)
-    lines = [builder.gep(b_k, [distance]) for distance in panel_offsets]
-    weights = [
-        load_vector(builder, builder.gep(line, [I64(v * width)]), vector)
-        for line in lines
-        for v in range(VECTORS_PER_PANEL)
-    ]
-    inputs = [splat_scalar(builder, builder.load(builder.gep(row, [offset])), vector) for row in rows]
-    products = ((scalar, weight) for scalar in inputs for weight in weights)
-    next_values = [
-        builder.add(k, I64(1)),
-        _opaque(builder, builder.add(offset, depth_stride)),
-        builder.gep(b_k, [I64(VECTORS_PER_PANEL * width)]),
-        *(call_llvm(builder, "fma", vector, *pair, total) for pair, total in zip(products, sums, strict=True)),
-    ]
-    for phi, value in zip(carried, next_values, strict=True):
-        phi.add_incoming(value, body)
+    for phi, start, following in zip(carried, first, step(carried), strict=True):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(following, body)
     builder.branch(head)
-
     builder.position_at_end(done)
-    for value, cell in zip(sums, result_cells, strict=True):
-        store_vector(builder, value, cell)
+    return carried
 
 
-def _prefetch(builder, pointer):
-    """Ask for a cache line that will be read and written; it need not exist."""
+def _prefetch(builder, pointer, purpose):
+    """Ask for a cache line that will be read or written; it need not exist."""
     i32 = ir.IntType(32)
     signature = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
     function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [pointer, i32(1), i32(3), i32(1)])
+    builder.call(function, [pointer, i32(purpose), i32(3), i32(1)])
 
 
 def _opaque(builder, value):
@@ -173,7 +192,7 @@ def _tile_height(rows_left):
 
 
 @kernel
-def multiply(a, a0, row_stride, depth_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride):
+def multiply(a, a0, a_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride):
     """C = S + A @ B for `rows` rows and `panels` panels; overwrites C. Matrices and bits as in `multiply_tile`."""
     if rows == 0:
         return
@@ -191,7 +210,7 @@ def multiply(a, a0, row_stride, depth_stride, rows, b, b0, depth, panels, start,
             r = 0
             while r < rows:
                 height = _tile_height(rows - r)
-                multiply_tile(height, group, a, a0 + r * row_stride + k * depth_stride, row_stride, depth_stride,
+                multiply_tile(height, group, a, a0 + r * a_stride + k, a_stride,
                               b, b0 + p * panel_stride + k * width, panel_stride, block,
                               start, s0 + r * start_stride + p * width, start_stride,
                               c, c0 + r * c_stride + p * width, c_stride)  # fmt: skip

@@ -12,20 +12,21 @@ where dy is the gradient that arrives from outside.
 
 from rnnkernels.kernels.activations import tanh
 from rnnkernels.kernels.jit import inlined, kernel
-from rnnkernels.kernels.layout import clear_padding, copy_row, copy_row_padded, scatter_rows, unit_count
+from rnnkernels.kernels.layout import clear_padding, copy_row, copy_row_padded, gather_rows, scatter_rows, unit_count
 from rnnkernels.kernels.micro_kernel import panel_width
 from rnnkernels.kernels.phases import (
     accumulate,
     gather_earlier_gradients,
-    gather_inputs,
     panels_of_units,
     project,
     recur,
     recur_backward,
+    row_share,
+    transpose_chunk,
     unit_share,
 )
 from rnnkernels.kernels.simd import fma, lanes, load, store
-from rnnkernels.kernels.team import close_team, join_team, steps_of_chunk, wait_for_team
+from rnnkernels.kernels.team import close_team, join_team, share, step_size, steps_of_chunk, wait_for_team
 from rnnkernels.kernels.trace import (
     ACCUMULATE,
     CELL,
@@ -60,7 +61,7 @@ def rnn_cell_backward(first, end, states, states0, dh, dh0, h, h0, dz, dz0):
 
 
 @kernel
-def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, chunk, strip):
+def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, chunk, strip, by_rows):
     """Steps `begin .. end`: equations (1) and (2), by the leader of a team or another member.
 
     Overwrites these steps of `h` (N, T, H) and of `states` (T, N, U * L); states of length 1 keep the last step only.
@@ -75,47 +76,54 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
     batch, length, hidden = h.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
-    z_stride, h_stride = work.z.shape[1], work.h.shape[1]
+    inputs, x_stride, z_stride, h_stride = x.shape[2], work.x.shape[1], work.z.shape[1], work.h.shape[1]
     kept = states.shape[0] == length
     while start < end:
         if leader and size == 1:
             size = close_team(team, start, False)
             tick = 1
-        first, last = unit_share(units, member, size)
+        first_row, end_row = row_share(batch, member, size, by_rows)
+        rows = end_row - first_row
+        first, last = unit_share(units, member, size, by_rows)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(steps_of_chunk(team, size, number, chunk), end - start)
         time = begin_chunk(work.trace, member, number, start, steps)
-        gather_inputs(x, work.x, start, steps, member, size)
+        base = first_row * chunk
+        mine = (0, steps * rows) if by_rows else share(steps * rows, member, size)
+        gather_rows(x, start, first_row, rows, *mine, work.x, base * x_stride, x_stride, rows * x_stride, 0, inputs)
         time = lap(work.trace, member, number, GATHER, time)
-        tick = wait_for_team(team, member, size, tick)
+        tick = wait_for_team(team, member, step_size(size, by_rows), tick)
         time = lap(work.trace, member, number, WAIT, time)
         if chunk > 1:
             first_panel, end_panel = panels_of_units(first, last, GATES)
-            project(x, weights, work, steps, first_panel, end_panel, first_panel * panel_width(x))
+            project(work, steps * rows, base, inputs, weights, first_panel, end_panel, first_panel * panel_width(x))
             time = lap(work.trace, member, number, PROJECT, time)
         for s in range(steps):
-            h_step = s * batch * h_stride
+            h_step = (s * batch + first_row) * h_stride
             slot = (start + s if kept else 0) * batch
             for unit in range(first, last, strip):
                 end_unit = min(unit + strip, last)
                 first_panel, end_panel = panels_of_units(unit, end_unit, GATES)
                 strip_column = first_panel * panel_width(x)
-                z_unit = s * batch * z_stride + strip_column
+                z_unit = (base + s * rows) * z_stride + strip_column
                 if chunk == 1:
-                    z_unit = member * strip * lanes(x) * GATES
-                    project(x, weights, work, 1, first_panel, end_panel, z_unit)
+                    z_column = 0 if by_rows else member * strip * lanes(x) * GATES
+                    z_unit = base * z_stride + z_column
+                    project(work, rows, base, inputs, weights, first_panel, end_panel, z_column)
                     time = lap(work.trace, member, number, PROJECT, time)
-                recur(work.h, h_step, weights, hidden, work.z, z_unit, batch, first_panel, end_panel)
+                recur(work.h, h_step, weights, hidden, work.z, z_unit, rows, first_panel, end_panel)
                 time = lap(work.trace, member, number, RECUR, time)
-                for n in range(batch):
+                for n in range(rows):
                     rnn_cell_forward(unit, end_unit, work.z, z_unit - strip_column + n * z_stride,
-                                     work.h, h_step + (batch + n) * h_stride, states, (slot + n) * columns)  # fmt: skip
+                                     work.h, h_step + (batch + n) * h_stride,
+                                     states, (slot + first_row + n) * columns)  # fmt: skip
                 time = lap(work.trace, member, number, CELL, time)
-            tick = wait_for_team(team, member, size, tick)
+            tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(work.trace, member, number, WAIT, time)
-        scatter_rows(work.h, batch * h_stride, h_stride, h, start, 0, steps * batch, column, width)
-        for n in range(batch):
+        scatter_rows(work.h, (batch + first_row) * h_stride, h_stride, batch * h_stride,
+                     h, start, first_row, rows, 0, steps * rows, column, width)  # fmt: skip
+        for n in range(first_row, end_row):
             copy_row(work.h, (steps * batch + n) * h_stride + column, work.h, n * h_stride + column, width)
         time = lap(work.trace, member, number, SCATTER, time)
         start += steps
@@ -126,7 +134,7 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
 
 
 @kernel
-def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team, leader, begin, end, chunk):
+def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team, leader, begin, end, chunk, by_rows):
     """Steps `end - 1 .. begin`: equations (3) to (5), by the leader of a team or another member.
 
     Overwrites these steps of `dx` (N, T, D) and accumulates `gradients`. The first rows of `work.dh` carry the gradient
@@ -137,24 +145,27 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
         member, size, stop = join_team(team)
         if member < 0:
             return
-    batch, _, hidden = dh.shape
+    batch, length, hidden = dh.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
-    h_stride, dh_stride, dz_stride = work.h.shape[1], work.dh.shape[1], work.dz.shape[1]
+    inputs, x_stride, h_stride = x.shape[2], work.x.shape[1], work.h.shape[1]
+    dh_stride, dz_stride = work.dh.shape[1], work.dz.shape[1]
     while stop > begin:
         if leader and size == 1:
             size = close_team(team, stop, False)
             tick = 1
-        first, last = unit_share(units, member, size)
-        first_panel, last_panel = panels_of_units(first, last, GATES)
+        first_row, end_row = row_share(batch, member, size, by_rows)
+        rows = end_row - first_row
+        first, last = unit_share(units, member, size, by_rows)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
         steps = min(steps_of_chunk(team, size, number, chunk), stop - begin)
         start = stop - steps
         time = begin_chunk(work.trace, member, number, start, steps)
-        gather_inputs(x, work.x, start, steps, member, size)
-        gather_earlier_gradients(dh, work.dh, start, steps, first, last)
-        for n in range(batch):
+        gather_rows(x, start, 0, batch, *share(steps * batch, member, size),
+                    work.x, 0, x_stride, batch * x_stride, 0, inputs)  # fmt: skip
+        gather_earlier_gradients(dh, work.dh, start, steps, first_row, end_row, first, last)
+        for n in range(first_row, end_row):
             if start == 0:
                 copy_row_padded(h0, n * hidden + column, work.h, n * h_stride + column, width)
             else:
@@ -162,7 +173,7 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
         time = lap(work.trace, member, number, GATHER, time)
         for s in range(steps - 1, -1, -1):
             dh_step, dz_step = s * batch * dh_stride, s * batch * dz_stride
-            for n in range(batch):
+            for n in range(first_row, end_row):
                 # h of the last step is no step's previous state; it goes to the spare rows at the end.
                 rnn_cell_backward(first, last, states, ((start + s) * batch + n) * columns,
                                   work.dh, dh_step + (batch + n) * dh_stride,
@@ -171,13 +182,20 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
                 if last == units:
                     clear_padding(work.dz, dz_step + n * dz_stride, hidden, GATES)
             time = lap(work.trace, member, number, CELL, time)
-            tick = wait_for_team(team, member, size, tick)
+            tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(work.trace, member, number, WAIT, time)
-            recur_backward(work.dz, dz_step, weights, columns, work.dh, dh_step, batch,
+            recur_backward(work.dz, dz_step + first_row * dz_stride, weights, columns,
+                           work.dh, dh_step + first_row * dh_stride, rows,
                            *panels_of_units(first, last, 1))  # fmt: skip
             time = lap(work.trace, member, number, RECUR, time)
-        accumulate(x, weights, dx, gradients, work, start, steps, hidden, columns,
-                   first_panel, last_panel, member, size)  # fmt: skip
+        if by_rows:
+            tick = wait_for_team(team, member, size, tick)
+            time = lap(work.trace, member, number, WAIT, time)
+        transpose_chunk(work, inputs, hidden, steps * batch, member, size)
+        time = lap(work.trace, member, number, ACCUMULATE, time)
+        tick = wait_for_team(team, member, size, tick)
+        time = lap(work.trace, member, number, WAIT, time)
+        accumulate(weights, dx, gradients, work, start, steps, hidden, GATES, stop == length, member, size)
         time = lap(work.trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)
         lap(work.trace, member, number, WAIT, time)

@@ -5,6 +5,9 @@ leader looks for them at each chunk of steps and, once somebody has joined, clos
 computes its share of the hidden units, with a barrier after each step. Nobody waits for a thread that has not entered
 the kernel, and who comes too late returns at once; so a thread that never comes costs nothing.
 
+Where parts of the work do not depend on one another, members take them one after the other instead; nobody waits but
+the leader, for the last part.
+
 A team is an int64 array of shape (2 + most members, WORDS): its first line counts the joined, the second holds what the
 leader publishes, and then each member has a line for its barriers. Lines are apart so that no two share a cache line.
 """
@@ -31,6 +34,7 @@ SHORT_CHUNKS = 8
 CLOSED = 1 << 32
 JOINED, PUBLISHED, BARRIERS = 0, WORDS, 2 * WORDS
 SIZE, START = PUBLISHED, PUBLISHED + 1
+TAKEN, DONE = PUBLISHED, PUBLISHED + 1
 
 
 def _atomic(emit):
@@ -162,6 +166,37 @@ def wait_for_team(team, member, size, round_number):
 
 
 @inlined
+def step_size(size, by_rows):
+    """Members that must wait for one another at each step: none if each has sequences of its own."""
+    return 1 if by_rows else size
+
+
+@inlined
 def share(count, member, size):
     """First and end of a member's share of `count` things."""
     return count * member // size, count * (member + 1) // size
+
+
+@inlined
+def member_number(team, leader):
+    """Number of a member, where work is divided in parts that the members take one after the other."""
+    return 0 if leader else atomic_add(team, JOINED, 1) + 1
+
+
+@inlined
+def take_part(team):
+    """Number of the next part that nobody has taken, from 0 on; past the last one there is nothing left to do."""
+    return atomic_add(team, TAKEN, 1)
+
+
+@inlined
+def finish_part(team):
+    """Count a part as done."""
+    atomic_add(team, DONE, 1)
+
+
+@inlined
+def wait_for_parts(team, leader, parts):
+    """Return to the leader when all parts are done; who comes too late finds none, and returns at once."""
+    if leader:
+        wait_until(team, DONE, parts)
