@@ -8,10 +8,16 @@ import numpy as np
 from rnnkernels import _recorder as recorder
 from rnnkernels._checks import Sizes
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
-from rnnkernels._threads import run_team, segments, threads_for
-from rnnkernels._tuning import BACKWARD_CHUNK_ROWS, FORWARD_CHUNK_BYTES, FORWARD_CHUNK_ROWS, STRIP_BYTES, THREAD_ROWS
+from rnnkernels._threads import Team, segments, threads_for
+from rnnkernels._tuning import (
+    BACKWARD_CHUNK_ROWS,
+    FORWARD_CHUNK_BYTES,
+    FORWARD_CHUNK_ROWS,
+    PACKED_PANELS,
+    STRIP_BYTES,
+    THREAD_ROWS,
+)
 from rnnkernels.kernels import layout, micro_kernel, phases, simd
-from rnnkernels.kernels.team import SHORT_CHUNKS
 
 
 def unit_columns(hidden: int, dtype: np.dtype) -> int:
@@ -108,46 +114,43 @@ def _split(sizes: Sizes, dtype: np.dtype, flops: int, num_threads: int | None) -
     return threads, threads > 1 and threads * THREAD_ROWS <= sizes.N
 
 
-def pack_forward(Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, gates: int) -> phases.ForwardWeights:
+def pack_forward(team: Team, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, gates: int) -> phases.ForwardWeights:
     """Pack the weights for the forward kernels."""
     dtype = Wx.dtype
     columns = gates * unit_columns(Wh.shape[0], dtype)
-    packed = phases.ForwardWeights(
-        empty_panels(Wx.shape[0], columns, dtype),
-        empty_panels(Wh.shape[0], columns, dtype),
-        aligned_empty((1, panel_columns(columns, dtype)), dtype),
-    )
-    layout.pack_columns(Wx, gates, packed.Wx)
-    layout.pack_columns(Wh, gates, packed.Wh)
-    layout.interleave_row(b, gates, packed.b)
-    return packed
+    bias = aligned_empty((1, panel_columns(columns, dtype)), dtype)
+    layout.interleave_row(b, gates, bias)
+    Wx, Wh = (pack(team, layout.pack_columns, W, gates, len(W), columns) for W in (Wx, Wh))
+    return phases.ForwardWeights(Wx, Wh, bias)
 
 
-def pack_backward(Wx: np.ndarray, Wh: np.ndarray, gates: int) -> phases.BackwardWeights:
+def pack_backward(team: Team, Wx: np.ndarray, Wh: np.ndarray, gates: int) -> phases.BackwardWeights:
     """Pack the transposed weights for the backward kernels."""
-    dtype = Wx.dtype
-    depth = gates * unit_columns(Wh.shape[0], dtype)
-    packed = phases.BackwardWeights(
-        empty_panels(depth, Wx.shape[0], dtype),
-        empty_panels(depth, Wh.shape[0], dtype),
-    )
-    layout.pack_transposed(Wx, gates, packed.Wx)
-    layout.pack_transposed(Wh, gates, packed.Wh)
-    return packed
+    depth = gates * unit_columns(len(Wh), Wh.dtype)
+    return phases.BackwardWeights(*(pack(team, layout.pack_transposed, W, gates, depth, len(W)) for W in (Wx, Wh)))
+
+
+def pack(
+    team: Team, kernel: Callable[..., None], weights: np.ndarray, gates: int, depth: int, columns: int
+) -> np.ndarray:
+    """Return `weights` as panels of `depth` lines; `kernel` is `layout.pack_columns` or `layout.pack_transposed`."""
+    panels = empty_panels(depth, columns, weights.dtype)
+    team.run(kernel, (weights, gates, panels), (max(len(panels) // PACKED_PANELS, 1),))
+    return panels
 
 
 def _traced(work: Any, plan: Plan, steps: int) -> Any:
     """Return a workspace with room for the times of a kernel call over some steps, if somebody profiles."""
     if recorder.traces is None:
         return work
-    return work._replace(trace=recorder.new_trace(plan.threads, -(-steps // plan.chunk) + SHORT_CHUNKS))
+    return work._replace(trace=recorder.new_trace(plan.threads, -(-steps // plan.chunk)))
 
 
 def run_forward(
     kernel: Callable[..., None],
     x: np.ndarray,
     h0: np.ndarray,
-    weights: phases.ForwardWeights,
+    weights: tuple[np.ndarray, np.ndarray, np.ndarray],
     h: np.ndarray,
     kept: tuple[np.ndarray, ...],
     sizes: Sizes,
@@ -168,16 +171,18 @@ def run_forward(
         trace=recorder.NO_TRACE,
     )
     work.h[:N, :H] = h0
-    for begin, end in segments(T, plan.flops):
-        data = (x, weights, h, *kept, _traced(work, plan, end - begin))
-        run_team(kernel, data, (begin, end, plan.chunk, plan.strip, plan.by_rows), plan.threads)
+    with Team(plan.threads) as team:
+        packed = pack_forward(team, *weights, gates)
+        for begin, end in segments(T, plan.flops):
+            data = (x, packed, h, *kept, _traced(work, plan, end - begin))
+            team.run(kernel, data, (begin, end, plan.chunk, plan.strip, plan.by_rows))
 
 
 def run_backward(
     kernel: Callable[..., None],
     x: np.ndarray,
     h0: np.ndarray,
-    weights: phases.BackwardWeights,
+    weights: tuple[np.ndarray, np.ndarray],
     kept: tuple[np.ndarray, ...],
     dh: np.ndarray,
     carried: tuple[np.ndarray, ...],
@@ -218,9 +223,11 @@ def run_backward(
     work.dh[:N] = 0
     if T > 0:
         work.dh[:N, :H] = dh[:, -1]
-    for begin, end in reversed(list(segments(T, plan.flops))):
-        data = (x, h0, weights, *kept, dh, *carried, dx, sums, _traced(work, plan, end - begin))
-        run_team(kernel, data, (begin, end, plan.chunk, plan.by_rows), plan.threads)
+    with Team(plan.threads) as team:
+        packed = pack_backward(team, *weights, gates)
+        for begin, end in reversed(list(segments(T, plan.flops))):
+            data = (x, h0, packed, *kept, dh, *carried, dx, sums, _traced(work, plan, end - begin))
+            team.run(kernel, data, (begin, end, plan.chunk, plan.by_rows))
     dh0 = empty((N, H), dtype)
     dh0[...] = work.dh[:N, :H]
     for total, gradient in zip(sums, (dWx, dWh, db), strict=True):

@@ -1,9 +1,9 @@
 """How many threads a call takes, and the threads themselves.
 
 A small pool of Python threads runs kernels that have released the GIL; nothing of Numba's or a BLAS's own threading is
-used. The calling thread leads and starts at once; the others find it in the kernel when they have woken up (see
-`rnnkernels.kernels.team`). While one call uses the pool, concurrent calls run on their own thread alone, so that there
-are never more busy threads than asked for and callers.
+used. A call wakes them up when it starts, so that they are awake when it has packed its weights and leads them into the
+kernel (see `rnnkernels.kernels.team`); they stay awake until it is over. While one call uses the pool, concurrent calls
+run on their own thread alone, so that there are never more busy threads than asked for and callers.
 """
 
 import contextlib
@@ -18,32 +18,47 @@ import numpy as np
 
 from rnnkernels._checks import check_num_threads
 from rnnkernels._tuning import SEGMENT_FLOPS, THREAD_FLOPS
-from rnnkernels.kernels.team import WORDS
+from rnnkernels.kernels import team as kernels
 
-Job = tuple[Callable[..., Any], tuple[Any, ...]]
+
+class _Run:
+    """One kernel call of a team: its words, and, when the bell rings, the call of its members and the next run."""
+
+    __slots__ = ("call", "next", "words")
+
+    call: tuple[Callable[..., Any], tuple[Any, ...]]
+    next: "_Run"
+
+    def __init__(self, threads: int) -> None:
+        self.words = np.zeros(kernels.BARRIERS + threads * kernels.WORDS, np.int64)
 
 
 class _Pool:
-    """Threads that wait for jobs; they are started when first needed, and end with the process."""
+    """Threads that wait for teams; they are started when first needed, and end with the process."""
 
     def __init__(self) -> None:
         self.free = threading.Lock()
-        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.runs: queue.SimpleQueue[_Run] = queue.SimpleQueue()
         self.count = 0
 
-    def submit(self, job: Job, times: int) -> None:
-        """Ask `times` threads to do a job. Nothing waits for them."""
+    def wake(self, run: _Run, times: int) -> None:
+        """Ask `times` threads to listen for a run. Nothing waits for them."""
         while self.count < times:
             threading.Thread(target=self._work, name=f"rnnkernels-{self.count}", daemon=True).start()
             self.count += 1
         for _ in range(times):
-            self.jobs.put(job)
+            self.runs.put(run)
 
     def _work(self) -> None:
         while True:
-            function, arguments = self.jobs.get()
-            function(*arguments)
-            del function, arguments  # a waiting thread keeps no arrays alive
+            run = self.runs.get()
+            kernels.wake_up(run.words)
+            while kernels.wait_for_bell(run.words):
+                function, arguments = run.call
+                run = run.next
+                function(*arguments)
+                del function, arguments
+            del run  # a sleeping thread keeps no arrays alive
 
 
 _pool = _Pool()
@@ -135,18 +150,34 @@ def threads_for(flops: float, parts: int, num_threads: int | None) -> int:
     return max(min(allowed, parts, int(flops / THREAD_FLOPS)), 1)
 
 
-def run_team(kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[int, ...], threads: int) -> None:
-    """Run `kernel(*data, team, leader, *work)` with this thread as leader and up to `threads - 1` other members."""
-    team = np.zeros((1 + threads) * WORDS + WORDS, np.int64)
-    if threads == 1 or not _pool.free.acquire(blocking=False):
-        kernel(*data, team, True, *work)
-        return
-    pool = _pool
-    try:
-        pool.submit((kernel, (*data, team, False, *work)), threads - 1)
-        kernel(*data, team, True, *work)
-    finally:
-        pool.free.release()
+class Team:
+    """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = _pool if threads > 1 and _pool.free.acquire(blocking=False) else None
+        self.threads = threads if self._pool else 1
+        self._run = self._first = _Run(self.threads)
+
+    def __enter__(self) -> "Team":
+        if self._pool:
+            self._pool.wake(self._run, self.threads - 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._run.words[kernels.BELL] = kernels.OVER
+            self._pool.free.release()
+
+    def run(self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...]) -> None:
+        """Run `kernel(*data, team, leader, *work)` with this thread as leader."""
+        run = self._run
+        if self._pool:
+            self._run = run.next = _Run(self.threads)
+            run.call = kernel, (*data, run.words, False, *work)
+            run.words[kernels.EXPECTED] = self._first.words[kernels.AWAKE]
+        else:
+            run.words.fill(0)
+        kernel(*data, run.words, True, *work)
 
 
 def segments(count: int, flops_each: float) -> Iterator[tuple[int, int]]:

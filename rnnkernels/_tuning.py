@@ -24,12 +24,22 @@ and less than a second where they reach 3."""
 THREAD_FLOPS = 1e7
 """Work that pays for one more thread: a thread that sleeps wakes up in about 0.1 ms, in which one core does 8e6."""
 
-THREAD_ROWS = 12
-"""Sequences for each thread from which on threads divide the batch: two full register tiles. They then wait for one
-another once a chunk; below, they divide hidden units and wait at each step."""
+THREAD_ROWS = 8
+"""Sequences for each thread from which on threads divide the batch, two register tiles: they then wait for one
+another once a chunk. Below, they divide hidden units and wait at each step."""
 
 AFFINE_BLOCK_ROWS = 96
 """Rows of a part of the affine layer: whole tiles, and parts enough for the threads."""
 
 AFFINE_PART_PANELS = 16
 """Panels of a part of its weight gradients, each of which transposes the inputs for itself."""
+
+PACKED_PANELS = 16
+"""Panels of weights that a thread packs at a time: a fraction of a millisecond."""
+
+LOSS_BLOCK_ROWS = 16
+"""Rows of scores that a thread takes at a time. The loss adds the sums of these parts, so that it depends on this
+number, but not on the threads."""
+
+EMBEDDING_PART_ROWS = 256
+"""Rows of an embedding that a thread copies at a time."""

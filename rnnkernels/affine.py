@@ -1,5 +1,6 @@
 """The affine layer over sequences."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +8,8 @@ import numpy as np
 
 from rnnkernels._checks import check_axes, check_cache, check_floats, check_gradient, check_shape
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
-from rnnkernels._sequence import empty_panels, panel_columns, row_stride, unit_columns
-from rnnkernels._threads import run_team, segments, threads_for
+from rnnkernels._sequence import pack, panel_columns, row_stride, unit_columns
+from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
 from rnnkernels.kernels import layout
@@ -76,23 +77,28 @@ def temporal_affine_forward(
     M = b.shape[0]
     check_shape("w", w, "(D, M)", (D, M), "`x` and `b`")
     out = empty((N, T, M), x.dtype)
-    panels = empty_panels(D, M, x.dtype)
-    layout.pack_columns(w, 1, panels)
     start = aligned_empty((1, panel_columns(M, x.dtype)), x.dtype)
     layout.interleave_row(b, 1, start)
-    _multiply_rows(x.reshape(N * T, D), panels, start, out.reshape(N * T, M), num_threads)
+    _multiply_rows(layout.pack_columns, x.reshape(N * T, D), w, start, out.reshape(N * T, M), num_threads)
     return out, TemporalAffineCache(x, w) if keep_cache else None
 
 
 def _multiply_rows(
-    x: np.ndarray, panels: np.ndarray, start: np.ndarray, out: np.ndarray, num_threads: int | None
+    packing: Callable[..., None],
+    x: np.ndarray,
+    w: np.ndarray,
+    start: np.ndarray,
+    out: np.ndarray,
+    num_threads: int | None,
 ) -> None:
     rows, depth = x.shape
     flops = 2 * depth * out.shape[1]
     threads = threads_for(rows * flops, -(-rows // AFFINE_BLOCK_ROWS), num_threads)
     edge = aligned_empty((threads, AFFINE_BLOCK_ROWS * panel_columns(1, x.dtype)), x.dtype)
-    for begin, end in segments(rows, flops):
-        run_team(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS), threads)
+    with Team(threads) as team:
+        panels = pack(team, packing, w, 1, depth, out.shape[1])
+        for begin, end in segments(rows, flops):
+            team.run(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS))
 
 
 def temporal_affine_backward(
@@ -141,11 +147,9 @@ def temporal_affine_backward(
     dtype = dout.dtype
     x, w = (np.ascontiguousarray(a, dtype) for a in (cache.x.reshape(N * T, D), cache.w))
 
-    transposed = empty_panels(M, D, dtype)
-    layout.pack_transposed(w, 1, transposed)
     dx = empty((N, T, D), dtype)
     zeros = aligned_zeros((1, panel_columns(max(D, M), dtype)), dtype)
-    _multiply_rows(dout, transposed, zeros, dx.reshape(N * T, D), num_threads)
+    _multiply_rows(layout.pack_transposed, dout, w, zeros, dx.reshape(N * T, D), num_threads)
 
     dw, db = empty((D, M), dtype), empty((1, M), dtype)
     if N * T == 0:
@@ -161,8 +165,10 @@ def temporal_affine_backward(
         aligned_empty((threads, unit_columns(D, dtype), row_stride(block, dtype)), dtype),
         aligned_empty((threads, block * panel_columns(1, dtype)), dtype),
     )
-    for begin, end in reversed(list(segments(N * T, 2 * D * M))):
-        run_team(kernels.affine_accumulate, (x, dout, *sums, *scratch, zeros), (begin, end, block, parts), threads)
+    with Team(threads) as team:
+        for begin, end in reversed(list(segments(N * T, 2 * D * M))):
+            data = (x, dout, *sums, *scratch, zeros)
+            team.run(kernels.affine_accumulate, data, (begin, end, block, parts))
     for total, gradient in zip(sums, (dw, db), strict=True):
         if total is not gradient:
             gradient[...] = total[:, :M]

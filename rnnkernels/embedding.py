@@ -14,7 +14,9 @@ from rnnkernels._checks import (
     check_indices,
 )
 from rnnkernels._memory import empty
-from rnnkernels._threads import segments
+from rnnkernels._sequence import panel_columns
+from rnnkernels._threads import Team, segments, threads_for
+from rnnkernels._tuning import EMBEDDING_PART_ROWS
 from rnnkernels.kernels import embedding as kernels
 
 
@@ -34,7 +36,9 @@ class WordEmbeddingCache:
     W: np.ndarray
 
 
-def word_embedding_forward(x: Any, W: Any, *, keep_cache: bool = True) -> tuple[np.ndarray, WordEmbeddingCache | None]:
+def word_embedding_forward(
+    x: Any, W: Any, *, keep_cache: bool = True, num_threads: int | None = None
+) -> tuple[np.ndarray, WordEmbeddingCache | None]:
     """Look up the vectors of words.
 
     Parameters
@@ -45,6 +49,8 @@ def word_embedding_forward(x: Any, W: Any, *, keep_cache: bool = True) -> tuple[
         Word vectors, float32 or float64.
     keep_cache : bool, default True
         Whether to keep what `word_embedding_backward` needs.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -77,12 +83,17 @@ def word_embedding_forward(x: Any, W: Any, *, keep_cache: bool = True) -> tuple[
     check_index_range("x", x, W.shape[0], "V")
     out = empty((*x.shape, W.shape[1]), W.dtype)
     rows = out.reshape(x.size, W.shape[1])
-    for begin, end in segments(x.size, W.shape[1]):
-        kernels.word_embedding_gather(x.reshape(-1), W, rows, begin, end)
+    threads = threads_for(x.size * W.shape[1], -(-x.size // EMBEDDING_PART_ROWS), num_threads)
+    with Team(threads) as team:
+        for begin, end in segments(x.size, W.shape[1]):
+            parts = -(-(end - begin) // EMBEDDING_PART_ROWS)
+            team.run(kernels.word_embedding_gather, (x.reshape(-1), W, rows), (begin, end, parts))
     return out, WordEmbeddingCache(x, W) if keep_cache else None
 
 
-def word_embedding_backward(dout: Any, cache: WordEmbeddingCache | None) -> np.ndarray:
+def word_embedding_backward(
+    dout: Any, cache: WordEmbeddingCache | None, *, num_threads: int | None = None
+) -> np.ndarray:
     """Sum gradients into the vectors of the words that they belong to.
 
     Parameters
@@ -91,6 +102,8 @@ def word_embedding_backward(dout: Any, cache: WordEmbeddingCache | None) -> np.n
         Gradient of the loss with respect to the looked-up vectors.
     cache : WordEmbeddingCache
         From `word_embedding_forward`. It is not changed and can be used again.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -121,6 +134,10 @@ def word_embedding_backward(dout: Any, cache: WordEmbeddingCache | None) -> np.n
     check_index_range("cache.x", cache.x, V, "V")
     dW = empty((V, D), dout.dtype)
     dW.fill(0)
-    for begin, end in segments(N * T, D):
-        kernels.word_embedding_scatter(cache.x.reshape(-1), dout.reshape(N * T, D), dW, begin, end)
+    vectors = panel_columns(D, dW.dtype) // panel_columns(1, dW.dtype)
+    threads = threads_for(N * T * D, vectors, num_threads)
+    with Team(threads) as team:
+        for begin, end in segments(N * T, D):
+            data = cache.x.reshape(-1), dout.reshape(N * T, D), dW
+            team.run(kernels.word_embedding_scatter, data, (begin, end, threads))
     return dW

@@ -6,14 +6,17 @@ import numpy as np
 
 from rnnkernels._checks import check_axes, check_floats, check_index_range, check_indices, check_mask, check_shape
 from rnnkernels._memory import empty
-from rnnkernels._threads import segments
+from rnnkernels._threads import Team, segments, threads_for
+from rnnkernels._tuning import LOSS_BLOCK_ROWS
 from rnnkernels.kernels import loss as kernels
 
 FLOPS_PER_SCORE = 40
-"""Operations on one score, about; divides long calls, see `segments`."""
+"""Operations on one score, about; divides long calls and decides on threads."""
 
 
-def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> tuple[np.floating, np.ndarray]:
+def temporal_softmax_loss(
+    x: Any, y: Any, mask: Any, verbose: bool = False, *, num_threads: int | None = None
+) -> tuple[np.floating, np.ndarray]:
     """Cross-entropy of softmax scores against labels, summed over the steps and averaged over the sequences.
 
     Parameters
@@ -26,6 +29,8 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
         Booleans, or weights of the steps. A step of weight 0 adds nothing to the loss, and its gradient is 0.
     verbose : bool, default False
         Whether to print the shape of the gradient as a table of N * T rows.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
     Returns
     -------
@@ -74,7 +79,14 @@ def temporal_softmax_loss(x: Any, y: Any, mask: Any, verbose: bool = False) -> t
     check_index_range("y", y, V, "V", mask != 0)
     dx = empty((N, T, V), x.dtype)
     rows = x.reshape(N * T, V), y.reshape(-1), mask.reshape(-1), max(N, 1), dx.reshape(N * T, V)
-    total = sum(kernels.softmax_loss_rows(*rows, begin, end) for begin, end in segments(N * T, FLOPS_PER_SCORE * V))
+    flops = FLOPS_PER_SCORE * V
+    threads = threads_for(N * T * flops, -(-N * T // LOSS_BLOCK_ROWS), num_threads)
+    total = 0.0
+    with Team(threads) as team:
+        for begin, end in segments(N * T, flops):
+            sums = empty((-(-(end - begin) // LOSS_BLOCK_ROWS),), np.dtype(np.float64))
+            team.run(kernels.softmax_loss, (*rows, sums), (begin, end, LOSS_BLOCK_ROWS))
+            total += float(sums.sum())
     if verbose:
         print("dx_flat: ", (N * T, V))
     return x.dtype.type(total / max(N, 1)), dx

@@ -171,7 +171,7 @@ def _forward(
     cells[0] = 0
     if c0 is not None:
         cells[0, :, :H] = c0
-    weights = _sequence.pack_forward(Wx, Wh, b, GATES)
+    weights = Wx, Wh, b
     _sequence.run_forward(kernels.lstm_sequence_forward, x, h0, weights, h, (gates, cells), sizes, GATES, num_threads)
     cache = LSTMCache(x, h0, Wx, Wh, gates, cells) if keep_cache else None
     return h, cells[-1, :, :H], cache
@@ -254,7 +254,7 @@ def _backward(
     carried = aligned_zeros((sizes.N, cache.cells.shape[2]), dh.dtype)
     if dc is not None:
         carried[:, : sizes.H] = dc
-    weights = _sequence.pack_backward(cache.Wx, cache.Wh, GATES)
+    weights = cache.Wx, cache.Wh
     kept = (cache.gates, cache.cells)
     dx, dh0, dWx, dWh, db = _sequence.run_backward(
         kernels.lstm_sequence_backward, cache.x, cache.h0, weights, kept, dh, (carried,), sizes, GATES, num_threads

@@ -128,7 +128,7 @@ def _forward(
     h = empty((sizes.N, sizes.T, sizes.H), x.dtype)
     kept_steps = sizes.T if keep_cache else 1
     states = empty((kept_steps, sizes.N, _sequence.unit_columns(sizes.H, x.dtype)), x.dtype)
-    weights = _sequence.pack_forward(Wx, Wh, b, GATES)
+    weights = Wx, Wh, b
     _sequence.run_forward(kernels.rnn_sequence_forward, x, h0, weights, h, (states,), sizes, GATES, num_threads)
     return h, RNNCache(x, h0, Wx, Wh, states) if keep_cache else None
 
@@ -202,7 +202,7 @@ def _backward(
     cache = cache._in_dtype(dh.dtype)
     N, T, D = cache.x.shape
     sizes = Sizes(N, T, D, cache.h0.shape[1])
-    weights = _sequence.pack_backward(cache.Wx, cache.Wh, GATES)
+    weights = cache.Wx, cache.Wh
     return _sequence.run_backward(
         kernels.rnn_sequence_backward, cache.x, cache.h0, weights, (cache.states,), dh, (), sizes, GATES, num_threads
     )

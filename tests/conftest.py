@@ -35,16 +35,28 @@ def guarded_memory(monkeypatch):
 @pytest.fixture
 def whole_teams(monkeypatch):
     """Let small calls take threads too, and leaders wait for all members, who would come when all is done otherwise."""
-    submit = _threads._Pool.submit
+    run, joined = _threads.Team.run, []
 
-    def submit_and_wait(pool, job, times):
-        submit(pool, job, times)
-        _, arguments = job
-        (line,) = (a for a in arguments if isinstance(a, np.ndarray) and a.dtype == np.int64)
-        end_s = time.monotonic() + 120
-        while line[team.JOINED] < times:
-            assert time.monotonic() < end_s, "no thread came"
-            time.sleep(1e-5)
+    def run_with_all(self, kernel, data, work):
+        words, others = self._run.words, self.threads - 1
+
+        def enter_last(*arguments):
+            if arguments[len(data) + 1]:  # the leader
+                words[team.BELL] = team.RUNG
+                wait_until(lambda: words[team.JOINED] % team.CLOSED >= others)
+                joined.append(others)
+            kernel(*arguments)
+
+        wait_until(lambda: self._first.words[team.AWAKE] >= others)
+        run(self, enter_last, data, work)
 
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
-    monkeypatch.setattr(_threads._Pool, "submit", submit_and_wait)
+    monkeypatch.setattr(_threads.Team, "run", run_with_all)
+    return joined
+
+
+def wait_until(condition):
+    end_s = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end_s, "no thread came"
+        time.sleep(1e-5)

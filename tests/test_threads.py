@@ -43,12 +43,12 @@ def assert_same_bits(left, right):
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("cell", CELLS)
-def test_threads__do_not_change_a_bit(always_threads, cell, dtype, sizes):
+def test_threads__do_not_change_a_bit(whole_teams, cell, dtype, sizes):
     rng = np.random.default_rng(0)
     call = arguments(rng, CELLS[cell], *sizes, dtype)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(dtype)
     alone = run(cell, call, dh, 1)
-    for num_threads in (2, 3, 4) * 3:
+    for num_threads in (2, 3, 4):
         assert_same_bits(alone, run(cell, call, dh, num_threads))
 
 
@@ -56,7 +56,7 @@ def test_threads__really_help(always_threads):
     """The calls above would pass if nobody ever joined: here the other member is in the kernel before the leader."""
     from rnnkernels.kernels import team
 
-    line = np.zeros(4 * team.WORDS, np.int64)
+    line = np.zeros(team.BARRIERS + 2 * team.WORDS, np.int64)
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         member = executor.submit(team.join_team, line)
         while line[team.JOINED] == 0:
@@ -69,7 +69,7 @@ def test_threads__really_help(always_threads):
 def test_threads__a_team_that_ends_alone_turns_members_away():
     from rnnkernels.kernels import team
 
-    line = np.zeros(4 * team.WORDS, np.int64)
+    line = np.zeros(team.BARRIERS + 2 * team.WORDS, np.int64)
     assert team.close_team(line, 0, False) == 1
     assert team.close_team(line, 9, True) == 1
     assert team.join_team(line) == (-1, 0, 0)
@@ -96,6 +96,36 @@ def test_threads__work_in_a_forked_child(always_threads):
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
         for result in executor.map(run, ["lstm"] * 4, [call] * 4, [dh] * 4, [2] * 4, timeout=120):
             assert_same_bits(expected, result)
+
+
+def test_team__others_are_in_every_kernel_call_of_these_tests(whole_teams):
+    """The tests of bits would pass if nobody ever came."""
+    rng = np.random.default_rng(3)
+    call = arguments(rng, 4, 3, 40, 7, 40, np.float32)
+    run("lstm", call, rng.standard_normal((3, 40, 40)).astype(np.float32), 2)
+    assert whole_teams.count(1) == len(whole_teams) > 0
+
+
+@pytest.mark.parametrize("num_threads", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_other_layers__have_the_same_bits_on_any_number_of_threads(whole_teams, dtype, num_threads):
+    rng = np.random.default_rng(4)
+    x, w, b = ((rng.standard_normal(s)).astype(dtype) for s in ((5, 43, 37), (37, 411), (411,)))
+    dout = rng.standard_normal((5, 43, 411)).astype(dtype)
+    words = rng.integers(0, 30, (40, 43))
+    table, dvectors = (rng.standard_normal(s).astype(dtype) for s in ((30, 37), (40, 43, 37)))
+
+    def results(threads):
+        out, affine = rnnkernels.temporal_affine_forward(x, w, b, num_threads=threads)
+        loss, dscores = rnnkernels.temporal_softmax_loss(out, words[:5] % 30, words[:5] > 3, num_threads=threads)
+        vectors, embedding = rnnkernels.word_embedding_forward(words, table, num_threads=threads)
+        return (
+            out, *rnnkernels.temporal_affine_backward(dout, affine, num_threads=threads), np.array(loss), dscores,
+            vectors, rnnkernels.word_embedding_backward(dvectors, embedding, num_threads=threads),
+        )  # fmt: skip
+
+    assert_same_bits(results(1), results(num_threads))
+    assert max(whole_teams) == num_threads - 1
 
 
 def test_set_num_threads__is_what_get_num_threads_says():

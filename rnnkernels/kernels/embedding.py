@@ -1,29 +1,49 @@
-"""Word embedding: rows of a table by index, and the sum of gradients into the rows."""
+"""Word embedding: rows of a table by index, and the sum of gradients into the rows.
+
+Members of a team take parts of the work in turn: rows of the result, and columns of the sums, whose order stays.
+"""
 
 from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.simd import lanes, load, load_first, store, store_first
+from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
 
 
 @kernel
-def word_embedding_gather(words, table, out, begin, end):
+def word_embedding_gather(words, table, out, team, leader, begin, end, parts):
     """out[w] = table[words[w]] for w = begin .. end - 1 of the flat `words`; overwrites these rows of `out` (W, D)."""
     width = table.shape[1]
-    for w in range(begin, end):
-        copy_row(table, words[w] * width, out, w * width, width)
+    member_number(team, leader)
+    part = take_part(team)
+    while part < parts:
+        first, last = share(end - begin, part, parts)
+        for w in range(begin + first, begin + last):
+            copy_row(table, words[w] * width, out, w * width, width)
+        finish_part(team)
+        part = take_part(team)
+    wait_for_parts(team, leader, parts)
 
 
 @kernel
-def word_embedding_scatter(words, gradient, table_gradient, begin, end):
+def word_embedding_scatter(words, gradient, table_gradient, team, leader, begin, end, parts):
     """table_gradient[words[w]] += gradient[w] in the order of w = begin .. end - 1; accumulated."""
     width = table_gradient.shape[1]
     step = lanes(gradient)
-    whole = width - width % step
-    for w in range(begin, end):
-        source, target = w * width, words[w] * width
-        for i in range(0, whole, step):
-            store(table_gradient, target + i, load(table_gradient, target + i) + load(gradient, source + i))
-        if whole < width:
-            rest = width - whole
-            old = load_first(table_gradient, target + whole, rest)
-            store_first(table_gradient, target + whole, rest, old + load_first(gradient, source + whole, rest))
+    member_number(team, leader)
+    part = take_part(team)
+    while part < parts:
+        first, last = share((width + step - 1) // step, part, parts)
+        for w in range(begin, end):
+            source, target = w * width, words[w] * width
+            for i in range(first * step, last * step, step):
+                if width - i >= step:
+                    store(table_gradient, target + i, load(table_gradient, target + i) + load(gradient, source + i))
+                else:
+                    old, new = (
+                        load_first(table_gradient, target + i, width - i),
+                        load_first(gradient, source + i, width - i),
+                    )
+                    store_first(table_gradient, target + i, width - i, old + new)
+        finish_part(team)
+        part = take_part(team)
+    wait_for_parts(team, leader, parts)

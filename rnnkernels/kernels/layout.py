@@ -16,6 +16,7 @@ Offsets and strides count elements; arrays are flat or C-contiguous.
 from rnnkernels.kernels.jit import inlined, kernel
 from rnnkernels.kernels.micro_kernel import panel_width
 from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block
+from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
 
 ROWS_AT_ONCE = 16
 """Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken."""
@@ -96,51 +97,65 @@ def scatter_rows(source, source_offset, stride, step_stride, target, begin, firs
 
 
 @kernel
-def pack_columns(weights, gates, panels):
-    """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`.
+def pack_columns(weights, gates, panels, team, leader, parts):
+    """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`, by members of a team.
 
     A few rows at a time: whole rows would touch a page of memory for each vector, whole panels one for each line.
     """
     depth, hidden = weights.shape[0], weights.shape[1] // gates
     step, width = lanes(weights), panel_width(weights)
     zero = splat(weights, 0.0)
-    for begin in range(0, depth, ROWS_AT_ONCE):
-        end = min(begin + ROWS_AT_ONCE, depth)
-        for v in range(panels.size // (depth * step)):
-            unit, gate = v // gates, v % gates
-            target = v * step // width * depth * width + v * step % width
-            left = hidden - unit * step
-            for k in range(begin, end):
-                source = (k * gates + gate) * hidden + unit * step
-                if left >= step:
-                    store(panels, target + k * width, load(weights, source))
-                elif left > 0:
-                    store(panels, target + k * width, load_first(weights, source, left))
-                else:
-                    store(panels, target + k * width, zero)
+    member_number(team, leader)
+    part = take_part(team)
+    while part < parts:
+        first, last = share(panels.shape[0], part, parts)
+        for begin in range(0, depth, ROWS_AT_ONCE):
+            end = min(begin + ROWS_AT_ONCE, depth)
+            for v in range(first * (width // step), last * (width // step)):
+                unit, gate = v // gates, v % gates
+                target = v * step // width * depth * width + v * step % width
+                left = hidden - unit * step
+                for k in range(begin, end):
+                    source = (k * gates + gate) * hidden + unit * step
+                    if left >= step:
+                        store(panels, target + k * width, load(weights, source))
+                    elif left > 0:
+                        store(panels, target + k * width, load_first(weights, source, left))
+                    else:
+                        store(panels, target + k * width, zero)
+        finish_part(team)
+        part = take_part(team)
+    wait_for_parts(team, leader, parts)
 
 
 @kernel
-def pack_transposed(weights, gates, panels):
+def pack_transposed(weights, gates, panels, team, leader, parts):
     """Pack the transpose of `weights` (K, G * H): depth of interleaved columns, K columns; overwrites `panels`.
 
-    The depth is that of `panels`: U * G * L, or H without padding if G = 1.
+    The depth is that of `panels`: U * G * L, or H without padding if G = 1. By members of a team.
     """
     columns, hidden = weights.shape[0], weights.shape[1] // gates
     step, width = lanes(weights), panel_width(weights)
     depth = panels.shape[1] // width
-    for v in range((columns + width - 1) // width * (width // step)):
-        here = columns - v * step
-        for gate in range(gates):
-            for unit in range((hidden + step - 1) // step):
-                row = (unit * gates + gate) * step
-                source = (v * step * gates + gate) * hidden + unit * step
-                target = (v * step // width * depth + row) * width + v * step % width
-                if here >= step and hidden - unit * step >= step:
-                    transpose_block(weights, source, gates * hidden, panels, target, width)
-                else:
-                    pack_edge(weights, source, gates * hidden, here, hidden - unit * step,
-                              panels, target, width, min(step, depth - row))  # fmt: skip
+    member_number(team, leader)
+    part = take_part(team)
+    while part < parts:
+        first, last = share(panels.shape[0], part, parts)
+        for v in range(first * (width // step), last * (width // step)):
+            here = columns - v * step
+            for gate in range(gates):
+                for unit in range((hidden + step - 1) // step):
+                    row = (unit * gates + gate) * step
+                    source = (v * step * gates + gate) * hidden + unit * step
+                    target = (v * step // width * depth + row) * width + v * step % width
+                    if here >= step and hidden - unit * step >= step:
+                        transpose_block(weights, source, gates * hidden, panels, target, width)
+                    else:
+                        pack_edge(weights, source, gates * hidden, here, hidden - unit * step,
+                                  panels, target, width, min(step, depth - row))  # fmt: skip
+        finish_part(team)
+        part = take_part(team)
+    wait_for_parts(team, leader, parts)
 
 
 @kernel

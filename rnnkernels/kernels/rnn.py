@@ -26,7 +26,7 @@ from rnnkernels.kernels.phases import (
     unit_share,
 )
 from rnnkernels.kernels.simd import fma, lanes, load, store
-from rnnkernels.kernels.team import close_team, join_team, share, step_size, steps_of_chunk, wait_for_team
+from rnnkernels.kernels.team import close_team, enter_team, share, step_size, wait_for_team
 from rnnkernels.kernels.trace import (
     ACCUMULATE,
     CELL,
@@ -68,11 +68,10 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
     `work.h` carries the hidden state. The units are taken in strips of `strip`, a multiple of a panel. Where a chunk is
     a single step, each strip is projected when its turn comes, and `work.z` holds one strip of each member.
     """
-    member, size, start, tick, number = 0, 1, begin, 1, 0
-    if not leader:
-        member, size, start = join_team(team)
-        if member < 0:
-            return
+    member, size, start = enter_team(team, leader, begin)
+    if member < 0:
+        return
+    tick, number = 1, 0
     batch, length, hidden = h.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
@@ -87,7 +86,7 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
         first, last = unit_share(units, member, size, by_rows)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
-        steps = min(steps_of_chunk(team, size, number, chunk), end - start)
+        steps = min(chunk, end - start)
         time = begin_chunk(work.trace, member, number, start, steps)
         base = first_row * chunk
         mine = (0, steps * rows) if by_rows else share(steps * rows, member, size)
@@ -140,11 +139,10 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
     Overwrites these steps of `dx` (N, T, D) and accumulates `gradients`. The first rows of `work.dh` carry the gradient
     of the hidden state: of step `end - 1` on entry, of the state before step `begin` on return.
     """
-    member, size, stop, tick, number = 0, 1, end, 1, 0
-    if not leader:
-        member, size, stop = join_team(team)
-        if member < 0:
-            return
+    member, size, stop = enter_team(team, leader, end)
+    if member < 0:
+        return
+    tick, number = 1, 0
     batch, length, hidden = dh.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
@@ -159,7 +157,7 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
         first, last = unit_share(units, member, size, by_rows)
         column = first * lanes(x)
         width = max(min(hidden, last * lanes(x)) - column, 0)
-        steps = min(steps_of_chunk(team, size, number, chunk), stop - begin)
+        steps = min(chunk, stop - begin)
         start = stop - steps
         time = begin_chunk(work.trace, member, number, start, steps)
         gather_rows(x, start, 0, batch, *share(steps * batch, member, size),

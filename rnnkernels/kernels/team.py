@@ -1,15 +1,16 @@
 """Several threads in one kernel: how they find together, share hidden units, and wait for each other.
 
-The *leader*, the thread that was called, enters first and starts at once. Other threads may *join* while it works; the
-leader looks for them at each chunk of steps and, once somebody has joined, closes the team: from then on each member
-computes its share of the hidden units, with a barrier after each step. Nobody waits for a thread that has not entered
-the kernel, and who comes too late returns at once; so a thread that never comes costs nothing.
+The *leader*, the thread that was called, rings a bell when it enters. Threads that listen (`wait_for_bell`) *join* it.
+The leader looks for them at each chunk of steps and, once somebody has joined, closes the team: from then on each
+member computes its share, with a barrier where one needs what another computes. Nobody waits for a thread that has not
+entered the kernel, but for a moment for those that heard the bell; and who comes too late returns at once. So a thread
+that never comes costs nothing.
 
 Where parts of the work do not depend on one another, members take them one after the other instead; nobody waits but
 the leader, for the last part.
 
-A team is an int64 array of shape (2 + most members, WORDS): its first line counts the joined, the second holds what the
-leader publishes, and then each member has a line for its barriers. Lines are apart so that no two share a cache line.
+A team is an int64 array of shape (3 + members, WORDS): one line counts the joined, one holds what the leader publishes,
+one is for the bell, and then each member has a line for its barriers. No two lines share a cache line.
 """
 
 import sys
@@ -28,12 +29,16 @@ WORDS = 16
 PATIENCE = 1000
 """Turns of a waiting loop, each a pause of some 10 to 60 ns, before it gives way."""
 
-SHORT_CHUNKS = 8
-"""Chunks that a leader who is still alone keeps short."""
+WELCOME = 10000
+"""Turns for which a leader waits for threads that are awake: they need up to 0.1 ms to enter the kernel."""
+
+RUNG, OVER = 1, 2
+"""What the bell says: come into the kernel, or go to sleep."""
 
 CLOSED = 1 << 32
-JOINED, PUBLISHED, BARRIERS = 0, WORDS, 2 * WORDS
+JOINED, PUBLISHED, BELL, BARRIERS = 0, WORDS, 2 * WORDS, 3 * WORDS
 SIZE, START = PUBLISHED, PUBLISHED + 1
+AWAKE, EXPECTED = BELL + 1, BELL + 2
 TAKEN, DONE = PUBLISHED, PUBLISHED + 1
 
 
@@ -118,6 +123,35 @@ def wait_until(team, index, number):
     return value
 
 
+@inlined
+def others_of(team):
+    """Most members besides the leader."""
+    return (team.size - BARRIERS) // WORDS - 1
+
+
+@kernel
+def wake_up(team):
+    """Say that one more thread is awake and will listen to the bell."""
+    atomic_add(team, AWAKE, 1)
+
+
+@kernel
+def wait_for_bell(team):
+    """Listen until the bell is rung; returns whether there is something to do."""
+    return wait_until(team, BELL, RUNG) == RUNG
+
+
+@kernel
+def ring_bell(team):
+    """Call those who listen, as the leader, and wait a moment for as many as are expected."""
+    if others_of(team) > 0:
+        atomic_store(team, BELL, RUNG)
+        turns, expected = 0, atomic_load(team, EXPECTED)
+        while turns < WELCOME and atomic_load(team, JOINED) < expected:
+            pause()
+            turns += 1
+
+
 @kernel
 def join_team(team):
     """Enter as a member that is not the leader and wait for the start.
@@ -125,7 +159,7 @@ def join_team(team):
     Returns (member, size of the team, first step); member is -1 if it is too late.
     """
     member = atomic_add(team, JOINED, 1) + 1
-    if member >= CLOSED or member > team.size // WORDS - 3:
+    if member >= CLOSED or member > others_of(team):
         return -1, 0, 0
     size = wait_until(team, SIZE, 1)
     return (member if member < size else -1), size, atomic_load(team, START)
@@ -139,20 +173,12 @@ def close_team(team, start, last):
     """
     if atomic_load(team, JOINED) == 0 and not last:
         return 1
-    size = 1 if last else min(atomic_add(team, JOINED, CLOSED), team.size // WORDS - 3) + 1
+    size = 1 if last else min(atomic_add(team, JOINED, CLOSED), others_of(team)) + 1
     if last:
         atomic_add(team, JOINED, CLOSED)
     atomic_store(team, START, start)
     atomic_store(team, SIZE, size)
     return size
-
-
-@inlined
-def steps_of_chunk(team, size, tries, chunk):
-    """Steps of the next chunk: few at first if others may join, as they can do so only between chunks."""
-    if size == 1 and tries < SHORT_CHUNKS and team.size > BARRIERS + WORDS:
-        return max(chunk // 8, 1)
-    return chunk
 
 
 @inlined
@@ -177,10 +203,23 @@ def share(count, member, size):
     return count * member // size, count * (member + 1) // size
 
 
-@inlined
+@kernel
 def member_number(team, leader):
     """Number of a member, where work is divided in parts that the members take one after the other."""
-    return 0 if leader else atomic_add(team, JOINED, 1) + 1
+    if leader:
+        if others_of(team) > 0:
+            atomic_store(team, BELL, RUNG)
+        return 0
+    return atomic_add(team, JOINED, 1) + 1
+
+
+@kernel
+def enter_team(team, leader, start):
+    """Enter the kernel; returns (member, size of the team, first step); member is -1 if it is too late."""
+    if leader:
+        ring_bell(team)
+        return 0, 1, start
+    return join_team(team)
 
 
 @inlined
