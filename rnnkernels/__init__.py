@@ -13,12 +13,15 @@ from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, wo
 from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from rnnkernels.rnn import RNNCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+from rnnkernels.streaming import LSTMStream, RNNStream
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LSTMCache",
+    "LSTMStream",
     "RNNCache",
+    "RNNStream",
     "TemporalAffineCache",
     "WordEmbeddingCache",
     "get_num_threads",

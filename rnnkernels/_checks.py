@@ -132,17 +132,17 @@ def check_index_range(name: str, indices: np.ndarray, count: int, rule: str, use
         )
 
 
-def check_axes(name: str, array: np.ndarray, symbols: str) -> None:
+def check_axes(name: str, array: np.ndarray, symbols: str, cure: str = "") -> None:
     """Reject an array whose number of axes is not that of `symbols`, such as "(N, T, D)".
 
     Raises
     ------
     ValueError
-        If it is not.
+        If it is not; with `cure`.
     """
     axes = symbols.count(",") + (not symbols.endswith(",)"))
     if array.ndim != axes:
-        raise ValueError(f"`{name}` must have shape {symbols}, {axes} axes; got shape {array.shape}.")
+        raise ValueError(f"`{name}` must have shape {symbols}, {axes} axes; got shape {array.shape}.{cure}")
 
 
 def check_shape(
@@ -163,8 +163,10 @@ def check_shape(
     raise ValueError(f"`{name}` must have shape {symbols} = {shape}{reason}; got {array.shape}.{cure}")
 
 
-def check_weights(Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, D: int, H: int, gates: int, state: str) -> None:
-    """Reject weights that do not fit D inputs and H hidden units.
+def check_weights(
+    Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, D: int, H: int, gates: int, state: str, x: str = "`x` and "
+) -> None:
+    """Reject weights that do not fit D inputs and H hidden units, which come from `x` and from the argument `state`.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def check_weights(Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, D: int, H: int,
             " Gate blocks are columns here, in the order i, f, o, g: take the transpose of a PyTorch weight, and"
             " exchange its last two blocks."
         )
-    check_shape("Wx", Wx, f"(D, {columns})", (D, gates * H), f"`x` and `{state}`", cure)
+    check_shape("Wx", Wx, f"(D, {columns})", (D, gates * H), f"{x}`{state}`", cure)
     check_shape("Wh", Wh, f"(H, {columns})", (H, gates * H), f"`{state}`", cure)
     check_shape("b", b, f"({columns},)", (gates * H,), f"`{state}`")
 
@@ -222,6 +224,70 @@ def check_step(
         check_shape(name, state, "(N, H)", (sizes.N, sizes.H), "`x`" if name == state_names[0] else "`prev_h`")
     check_weights(Wx, Wh, b, sizes.D, sizes.H, gates, state_names[0])
     return x.reshape(sizes.N, 1, sizes.D), tuple(checked), Wx, Wh, b, sizes
+
+
+def check_stream(
+    Wx: Any, Wh: Any, b: Any, states: dict[str, Any], batch_size: Any, gates: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray], Sizes]:
+    """Check the arguments that make a stream; states that are None do not come back.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a dtype or a shape does not fit.
+    """
+    given = {name: state for name, state in states.items() if state is not None}
+    Wx, Wh, b, *checked = check_floats(" ".join(["Wx", "Wh", "b", *given]), Wx, Wh, b, *given.values())
+    columns = "H" if gates == 1 else f"{gates}H"
+    check_axes("Wx", Wx, f"(D, {columns})")
+    check_axes("Wh", Wh, f"(H, {columns})")
+    check_axes("b", b, f"({columns},)")
+    if b.size % gates != 0:
+        raise ValueError(f"`b` must have shape ({columns},), a multiple of {gates} elements; got {b.shape}.")
+    transposed = Wx.shape[0] == b.size != Wx.shape[1]
+    D, H = Wx.shape[1 if transposed else 0], b.size // gates
+    check_weights(Wx, Wh, b, D, H, gates, "b", "")
+    source, N = "the default of `batch_size`", 1
+    if batch_size is not None:
+        source, N = "`batch_size`", check_count("batch_size", batch_size, 0)
+    elif given:
+        source, N = f"`{next(iter(given))}`", checked[0].shape[0] if checked[0].ndim == 2 else 1
+    for name, state in zip(given, checked, strict=True):
+        check_axes(name, state, "(N, H)")
+        check_shape(name, state, "(N, H)", (N, H), f"{source} and `b`")
+    return Wx, Wh, b, dict(zip(given, checked, strict=True)), Sizes(N, 1, D, H)
+
+
+def check_for_stream(name: str, value: Any, symbols: str, shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
+    """Bring an argument to the dtype of a stream and to the layout of the kernels; None in `shape` fits any length.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If its dtype or shape does not fit.
+    """
+    (array,) = check_floats(name, value)
+    is_single = shape[0] == 1 and array.ndim == len(shape) - 1
+    check_axes(name, array, symbols, f" Pass `{name}[np.newaxis]`, a batch of one." if is_single else "")
+    wanted = tuple(came if length is None else length for length, came in zip(shape, array.shape, strict=True))
+    check_shape(name, array, symbols, wanted, "the stream")
+    return array.astype(dtype, copy=False)
+
+
+def check_out(out: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Reject an array that a result cannot be written to.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a plain array of this dtype, or its shape or layout does not fit.
+    """
+    if type(out) is not np.ndarray or out.dtype != dtype:
+        got = f"an array of {out.dtype}" if type(out) is np.ndarray else type(out).__name__
+        raise TypeError(f"`out` must be a NumPy array of {dtype}, the dtype of the stream; got {got}.")
+    check_shape("out", out, symbols, shape, "the stream")
+    if not out.flags.carray:
+        raise ValueError("`out` must be writable, C-contiguous and aligned, since results are written straight to it.")
 
 
 def check_cache(cache: Any, kind: type[CacheT], forward: str) -> CacheT:

@@ -112,6 +112,9 @@ def test_kernels__compile_once_per_dtype():
                 h, cache = getattr(rnnkernels, f"{cell}_forward")(*args)
                 getattr(rnnkernels, f"{cell}_forward")(*args, keep_cache=False)
                 getattr(rnnkernels, f"{cell}_backward")(h, cache)
+                stream = {"rnn": rnnkernels.RNNStream, "lstm": rnnkernels.LSTMStream}[cell](*args[2:], args[1])
+                stream.steps(args[0])
+                stream.step(args[1][:, :3])
                 scores, cache = rnnkernels.temporal_affine_forward(h, args[3], args[4])
                 _, dscores = rnnkernels.temporal_softmax_loss(scores, np.zeros((N, T), int), np.ones((N, T)))
                 rnnkernels.temporal_affine_backward(dscores, cache)
@@ -124,7 +127,7 @@ def test_kernels__compile_once_per_dtype():
         for name, function in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).items():
             if hasattr(function, "signatures") and not function.targetoptions.get("forceinline"):
                 counts[name] = len(function.signatures)
-    assert counts["lstm_sequence_backward"] == 2
+    assert counts["lstm_sequence_backward"] == counts["lstm_stream_forward"] == 2
     assert max(counts.values()) <= 2, counts
 
 
