@@ -5,9 +5,8 @@ import numpy as np
 CACHE_LINE_BYTES = 64
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array for a result or for a cache; its contents are arbitrary."""
-    return np.empty(shape, dtype)
+empty = np.empty
+"""An array for a result or for a cache, of a shape and a dtype; its contents are arbitrary."""
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

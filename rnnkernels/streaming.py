@@ -23,13 +23,14 @@ class _Stream:
         """Check the arguments and pack them in one array, with room for scratch; `_views` are its parts."""
         Wx, Wh, b, given, self._sizes = check_stream(Wx, Wh, b, states, batch_size, self._gates)
         N, _, D, H = self._sizes
-        self._kernel = kernel
         self._batch, self._dtype = N, Wx.dtype
         self._x_shape, self._h_shape = (N, D), (N, H)
         packed = _sequence.pack_forward(Team(1), Wx, Wh, b, self._gates)
         units = _sequence.unit_columns(H, self._dtype)
         regions = kernels.stream_regions.py_func(N, D, H, packed.b.size, units)
         self._memory = aligned_zeros((1, regions.end), self._dtype)
+
+        self._kernel = kernels.entry_point(kernel, self._memory)
 
         def view(begin: int, rows: int, length: int) -> np.ndarray:
             return self._memory[0, begin : begin + rows * length].reshape(rows, length)
@@ -240,7 +241,8 @@ class LSTMStream(_Stream):
 
     Notes
     -----
-    The stream copies the weights: later changes of the arrays do not reach it. Its dtype is `np.result_type` of weights
+    The stream copies the weights: later changes of the arrays do not reach it. What has to be compiled is compiled when
+    it is made, so that no step waits for that. Its dtype is `np.result_type` of weights
     and states, and inputs are converted to it, float64 to float32 too. The steps have the same bits as in one call of
     the function for whole sequences, however they are divided among calls.
 
