@@ -1,0 +1,49 @@
+"""Streams: steps on packed weights, each a call from Python, and in blocks."""
+
+import abc
+
+from . import common
+
+
+class Stream(common.Timed, abc.ABC):
+    """Steps of one stream, whose state moves on."""
+
+    param_names = ("workload", "dtype")
+    params = (tuple(common.STEPS), common.DTYPES)
+
+    @property
+    @abc.abstractmethod
+    def cell(self):
+        """Prefix of the functions; asv leaves classes alone that do not have it."""
+
+    @property
+    @abc.abstractmethod
+    def type(self):
+        """Name of the class."""
+
+    def setup(self, workload, dtype):
+        N, _, D, H = common.STEPS[workload]
+        columns = common.GATES[self.cell] * H
+        make = common.function(common.implementation(common.ONE_THREAD), self.type)
+        weights = ((D, columns), D**-0.5), ((H, columns), H**-0.5), ((columns,), 0.1)
+        self.stream = make(*(common.normal(shape, dtype, scale) for shape, scale in weights), batch_size=N)
+        self.block = common.normal((N, common.STEPS_PER_SAMPLE, D), dtype)
+        self.x = common.normal((N, D), dtype)
+        self.stream.step(self.x)
+
+    def time_100_steps(self, *_):
+        for _ in range(common.STEPS_PER_SAMPLE):
+            self.stream.step(self.x)
+
+    def time_block_of_100_steps(self, *_):
+        self.stream.steps(self.block)
+
+
+class LSTMStream(Stream):
+    cell = "lstm"
+    type = "LSTMStream"
+
+
+class RNNStream(Stream):
+    cell = "rnn"
+    type = "RNNStream"
