@@ -5,7 +5,7 @@ batch-major; sizes are N sequences, T steps, D inputs, H hidden units, V words a
 lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g.
 """
 
-from rnnkernels import reference, roofline
+from rnnkernels import profiling, reference, roofline
 from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
@@ -29,6 +29,7 @@ __all__ = [
     "lstm_forward",
     "lstm_step_backward",
     "lstm_step_forward",
+    "profiling",
     "reference",
     "rnn_backward",
     "rnn_forward",

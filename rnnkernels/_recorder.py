@@ -1,16 +1,146 @@
-"""Where calls record what they do while somebody profiles them."""
+"""Where calls leave what they did, while somebody profiles them.
+
+Nothing is recorded while there are no listeners; then a call costs one test more. `rnnkernels.profiling` makes sense
+of the records.
+"""
+
+import dataclasses
+import functools
+import inspect
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
 from rnnkernels.kernels import trace
+from rnnkernels.kernels.inventory import count_machine_code
 
-traces: list[np.ndarray] | None = None
+P = ParamSpec("P")
+R = TypeVar("R")
 
 NO_TRACE = np.zeros((0, 0, 0), np.int64)
 
 
+class Array(NamedTuple):
+    """What is remembered of an array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+
+
+@dataclasses.dataclass
+class Record:
+    """One call of a public function; times in ns of `time.perf_counter_ns`."""
+
+    name: str
+    thread: tuple[int, str]
+    begin_ns: int = 0
+    end_ns: int = 0
+    traces: list[np.ndarray] = dataclasses.field(default_factory=list)
+    """Of each kernel run, see `rnnkernels.kernels.trace`."""
+    arguments: dict[str, Array] = dataclasses.field(default_factory=dict)
+    """By name; the fields of a cache as "cache.field"."""
+    results: list[Array] = dataclasses.field(default_factory=list)
+    kept: dict[str, Array] = dataclasses.field(default_factory=dict)
+    """Arrays of the cache that are not the caller's own."""
+    peak_bytes: int | None = None
+    compiled: int = 0
+    loaded: int = 0
+
+
+listeners: tuple[list[Record], ...] = ()
+
+_signature = functools.cache(inspect.signature)
+_call = threading.local()
+_lock = threading.Lock()
+
+
+def listen(records: list[Record]) -> None:
+    """Append the record of each call that begins from now on and ends."""
+    global listeners
+    with _lock:
+        listeners = (*listeners, records)
+
+
+def ignore(records: list[Record]) -> None:
+    """End what `listen` began."""
+    global listeners
+    with _lock:
+        listeners = tuple(other for other in listeners if other is not records)
+
+
+def profiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Let calls of a public function be recorded."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not listeners:
+            return function(*args, **kwargs)
+        return _recorded(function, *args, **kwargs)
+
+    return call
+
+
+def _recorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    hearing = listeners
+    thread = threading.current_thread()
+    record = _call.record = Record(function.__name__, (thread.ident or 0, thread.name))
+    code_before = count_machine_code()
+    memory_before = 0
+    if tracemalloc.is_tracing():
+        tracemalloc.reset_peak()
+        memory_before, _ = tracemalloc.get_traced_memory()
+    record.begin_ns = time.perf_counter_ns()
+    try:
+        result = function(*args, **kwargs)
+    finally:
+        record.end_ns = time.perf_counter_ns()
+        del _call.record
+    if tracemalloc.is_tracing():
+        record.peak_bytes = tracemalloc.get_traced_memory()[1] - memory_before
+    code = count_machine_code()
+    record.compiled = code.compiled - code_before.compiled
+    record.loaded = code.loaded - code_before.loaded
+    _note_arrays(record, _signature(function).bind(*args, **kwargs).arguments, result)
+    for records in hearing:
+        records.append(record)
+    return result
+
+
+def _note_arrays(record: Record, arguments: dict[str, Any], result: Any) -> None:
+    given = dict(_arrays(arguments))
+    record.arguments = {name: Array(a.shape, a.dtype, a.nbytes) for name, a in given.items()}
+    results = result if isinstance(result, tuple) else (result,)
+    record.results = [Array(a.shape, a.dtype, a.nbytes) for a in results if isinstance(a, np.ndarray)]
+    for cache in results:
+        if dataclasses.is_dataclass(cache):
+            fields = [(field.name, getattr(cache, field.name)) for field in dataclasses.fields(cache)]
+            record.kept = {
+                name: Array(a.shape, a.dtype, a.nbytes)
+                for name, a in fields
+                if not any(np.may_share_memory(a, other) for other in given.values())
+            }
+
+
+def _arrays(values: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
+    """Arrays among values and in the fields of caches; numbers and sequences of numbers as arrays."""
+    found = []
+    for name, value in values.items():
+        if dataclasses.is_dataclass(value):
+            found += [(f"{name}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
+        elif value is not None:
+            found.append((name, np.asarray(value)))
+    return found
+
+
 def new_trace(members: int, chunks: int) -> np.ndarray:
-    """Return room for the times of a kernel call, which the profile in progress will read."""
-    assert traces is not None
-    traces.append(np.zeros((members, chunks, trace.WORDS), np.int64))
-    return traces[-1]
+    """Return room for the times of a kernel run of the call that this thread is in; none if it is not recorded."""
+    record = getattr(_call, "record", None)
+    if record is None:
+        return NO_TRACE
+    record.traces.append(np.zeros((members, chunks, trace.WORDS), np.int64))
+    return record.traces[-1]

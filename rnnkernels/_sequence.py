@@ -141,7 +141,7 @@ def pack(
 
 def _traced(work: Any, plan: Plan, steps: int) -> Any:
     """Return a workspace with room for the times of a kernel call over some steps, if somebody profiles."""
-    if recorder.traces is None:
+    if not recorder.listeners:
         return work
     return work._replace(trace=recorder.new_trace(plan.threads, -(-steps // plan.chunk)))
 

@@ -6,9 +6,11 @@ import numpy as np
 
 from rnnkernels._checks import check_floats
 from rnnkernels._memory import empty
+from rnnkernels._recorder import profiled
 from rnnkernels.kernels import activations as kernels
 
 
+@profiled
 def sigmoid(x: Any) -> np.ndarray:
     """Logistic function, 1 / (1 + exp(-x)), without overflow.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rnnkernels._checks import check_axes, check_cache, check_floats, check_gradient, check_shape
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
+from rnnkernels._recorder import profiled
 from rnnkernels._sequence import pack, panel_columns, row_stride, unit_columns
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
@@ -31,6 +32,7 @@ class TemporalAffineCache:
     w: np.ndarray
 
 
+@profiled
 def temporal_affine_forward(
     x: Any, w: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, TemporalAffineCache | None]:
@@ -101,6 +103,7 @@ def _multiply_rows(
             team.run(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS))
 
 
+@profiled
 def temporal_affine_backward(
     dout: Any, cache: TemporalAffineCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from rnnkernels._checks import (
     check_indices,
 )
 from rnnkernels._memory import empty
+from rnnkernels._recorder import profiled
 from rnnkernels._sequence import panel_columns
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import EMBEDDING_PART_ROWS
@@ -36,6 +37,7 @@ class WordEmbeddingCache:
     W: np.ndarray
 
 
+@profiled
 def word_embedding_forward(
     x: Any, W: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, WordEmbeddingCache | None]:
@@ -91,6 +93,7 @@ def word_embedding_forward(
     return out, WordEmbeddingCache(x, W) if keep_cache else None
 
 
+@profiled
 def word_embedding_backward(
     dout: Any, cache: WordEmbeddingCache | None, *, num_threads: int | None = None
 ) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 
 from rnnkernels._checks import check_axes, check_floats, check_index_range, check_indices, check_mask, check_shape
 from rnnkernels._memory import empty
+from rnnkernels._recorder import profiled
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import LOSS_BLOCK_ROWS
 from rnnkernels.kernels import loss as kernels
@@ -14,6 +15,7 @@ FLOPS_PER_SCORE = 40
 """Operations on one score, about; divides long calls and decides on threads."""
 
 
+@profiled
 def temporal_softmax_loss(
     x: Any, y: Any, mask: Any, verbose: bool = False, *, num_threads: int | None = None
 ) -> tuple[np.floating, np.ndarray]:

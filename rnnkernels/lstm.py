@@ -8,6 +8,7 @@ import numpy as np
 from rnnkernels import _sequence
 from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_single_step, check_step
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
+from rnnkernels._recorder import profiled
 from rnnkernels.kernels import lstm as kernels
 
 GATES = kernels.GATES
@@ -78,6 +79,7 @@ class LSTMCache:
         return LSTMCache(x, h0, Wx, Wh, gates, cells)
 
 
+@profiled
 def lstm_forward(
     x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, LSTMCache | None]:
@@ -177,6 +179,7 @@ def _forward(
     return h, cells[-1, :, :H], cache
 
 
+@profiled
 def lstm_backward(
     dh: Any, cache: LSTMCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -262,6 +265,7 @@ def _backward(
     return dx, dh0, carried[:, : sizes.H], dWx, dWh, db
 
 
+@profiled
 def lstm_step_forward(
     x: Any,
     prev_h: Any,
@@ -332,6 +336,7 @@ def lstm_step_forward(
     return h[:, 0], next_c.copy(), cache
 
 
+@profiled
 def lstm_step_backward(
     dnext_h: Any, dnext_c: Any, cache: LSTMCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from rnnkernels import _sequence
 from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_single_step, check_step
 from rnnkernels._memory import empty
+from rnnkernels._recorder import profiled
 from rnnkernels.kernels import rnn as kernels
 
 GATES = 1
@@ -48,6 +49,7 @@ class RNNCache:
         return RNNCache(x, h0, Wx, Wh, states)
 
 
+@profiled
 def rnn_forward(
     x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, RNNCache | None]:
@@ -133,6 +135,7 @@ def _forward(
     return h, RNNCache(x, h0, Wx, Wh, states) if keep_cache else None
 
 
+@profiled
 def rnn_backward(
     dh: Any, cache: RNNCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -208,6 +211,7 @@ def _backward(
     )
 
 
+@profiled
 def rnn_step_forward(
     x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
 ) -> tuple[np.ndarray, RNNCache | None]:
@@ -264,6 +268,7 @@ def rnn_step_forward(
     return h[:, 0], cache
 
 
+@profiled
 def rnn_step_backward(
     dnext_h: Any, cache: RNNCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

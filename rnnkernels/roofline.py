@@ -1,7 +1,8 @@
-"""How fast this machine can be: the two speeds that no kernel exceeds, measured.
+"""How fast this machine can be: the speeds that no kernel exceeds, measured.
 
 The *roofline* of a computation is the larger of two times: its floating-point operations at the peak of fused
-multiply-adds, and the bytes that it reads at the bandwidth of the memory that holds them.
+multiply-adds, and the bytes that it reads at the bandwidth of the memory that holds them. Where a layer activates its
+units, the functions of this package on numbers in the nearest cache set the limit.
 
 References
 ----------
@@ -12,7 +13,8 @@ References
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +25,12 @@ from rnnkernels.kernels import simd
 
 ROUNDS = 3
 ROUND_SECONDS = 0.003
-CALL_FLOPS = 2e6
-CALL_BYTES = 1 << 20
+
+# Work of one kernel call: so much that threads seldom meet at the GIL, of which each call needs a moment.
+CALL_FLOPS = 2e7
+CALL_BYTES = 8 << 20
+CALL_ACTIVATIONS = 1 << 18
+ACTIVATED_BYTES = 8 << 10
 
 Prepared = tuple[Callable[[], Any], float]
 
@@ -104,6 +110,54 @@ def read_bandwidth(n_bytes: int, num_threads: int = 1) -> float:
         return lambda: kernels.read_again(buffer, passes), float(passes * n_bytes)
 
     return _best_rate(prepare, check_num_threads(num_threads))
+
+
+class ActivationRates(NamedTuple):
+    """Values per second of all threads together."""
+
+    sigmoid: float
+    tanh: float
+
+
+def activation_rates(dtype: Any = np.float32, num_threads: int = 1) -> ActivationRates:
+    """Measure how fast the activation functions are on numbers in the first-level cache.
+
+    Parameters
+    ----------
+    dtype : dtype_like, default float32
+        float32 or float64.
+    num_threads : int, default 1
+        Threads that compute at once.
+
+    Returns
+    -------
+    ActivationRates
+        Of `sigmoid` and `tanh`; the best of three rounds of 3 ms each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> from rnnkernels import roofline
+    >>> rates = roofline.activation_rates()
+    >>> rates.sigmoid > 1e6 and rates.tanh > 1e6
+    True
+    """
+    dtype = check_float_dtype("dtype", dtype)
+
+    def prepare(function: Callable[..., None]) -> Prepared:
+        x = np.linspace(-2, 2, ACTIVATED_BYTES // dtype.itemsize, dtype=dtype)
+        out = np.zeros_like(x)
+        passes = CALL_ACTIVATIONS // x.size
+        function(x, out, 1)
+        return lambda: function(x, out, passes), float(passes * x.size)
+
+    threads = check_num_threads(num_threads)
+    functions = kernels.sigmoid_again, kernels.tanh_again
+    return ActivationRates(*(_best_rate(partial(prepare, function), threads) for function in functions))
 
 
 def _best_rate(prepare: Callable[[], Prepared], threads: int) -> float:

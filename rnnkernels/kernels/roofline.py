@@ -3,6 +3,7 @@
 from numba import types
 from numba.extending import intrinsic
 
+from rnnkernels.kernels.activations import sigmoid_of_array, tanh_of_array
 from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.simd import (
     I64,
@@ -83,3 +84,17 @@ def read_again(buffer, passes):
             g = g + load(buffer, i + 6 * step)
             h = h + load(buffer, i + 7 * step)
     return reduce_add(((a + b) + (c + d)) + ((e + f) + (g + h)))
+
+
+@kernel
+def sigmoid_again(x, out, passes):
+    """`sigmoid_of_array`, `passes` times."""
+    for _ in range(passes):
+        sigmoid_of_array(x, out)
+
+
+@kernel
+def tanh_again(x, out, passes):
+    """`tanh_of_array`, `passes` times."""
+    for _ in range(passes):
+        tanh_of_array(x, out)

@@ -1,0 +1,113 @@
+"""What a pass over sequences costs, phase by phase, and how fast the machine could do it."""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from rnnkernels import roofline
+from rnnkernels._checks import Sizes
+from rnnkernels._sequence import Plan, unit_columns
+
+
+class Cost(NamedTuple):
+    """What a phase has to do in a whole pass, all threads together."""
+
+    flops: int = 0
+    """Floating-point operations of matrix products."""
+    bytes: int = 0
+    """Bytes that are read and written, each as often as the phase asks for it, from whatever cache has it."""
+    streamed: int = 0
+    """Those of them that come in a linear stream that is too long to stay in registers: mostly weights."""
+    resident: int = 0
+    """Size of what a thread streams again and again, which decides from which cache it comes."""
+    sigmoids: int = 0
+    tanhs: int = 0
+
+    def limit_seconds(self, dtype: np.dtype, threads: int) -> float:
+        """Shortest time on this machine: operations at the FMA peak, or bytes at the bandwidth, or activations."""
+        seconds = 0.0
+        if self.flops:
+            seconds = self.flops / _fma_peak(dtype, threads)
+        if self.streamed:
+            seconds = max(seconds, self.streamed / _read_bandwidth(max(self.resident, 1), threads))
+        if self.sigmoids or self.tanhs:
+            rates = _activation_rates(dtype, threads)
+            seconds = max(seconds, self.sigmoids / rates.sigmoid + self.tanhs / rates.tanh)
+        return seconds
+
+
+# Measured once per process; the machine does not change.
+_fma_peak = cache(roofline.fma_peak)
+_read_bandwidth = cache(roofline.read_bandwidth)
+_activation_rates = cache(roofline.activation_rates)
+
+
+def forward_costs(sizes: Sizes, gates: int, dtype: np.dtype, plan: Plan, keeps: bool) -> dict[str, Cost]:
+    """Costs of the phases of a forward pass; `keeps` says whether it leaves a cache for the backward pass."""
+    N, T, D, H = sizes
+    item, rows, chunks = dtype.itemsize, N * T, -(-T // plan.chunk)
+    units = unit_columns(H, dtype)
+    columns = gates * units
+    Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
+    return {
+        "gather": _copies(2 * rows * D * item, plan.chunk * N * D * item),
+        "project": Cost(
+            flops=2 * rows * D * gates * H,
+            bytes=readers * chunks * Wx + rows * (D + columns) * item,
+            streamed=readers * chunks * Wx,
+            resident=Wx // parts,
+        ),
+        "recur": Cost(
+            flops=2 * rows * H * gates * H,
+            bytes=readers * T * Wh + rows * (H + 2 * columns) * item,
+            streamed=readers * T * Wh,
+            resident=Wh // parts,
+        ),
+        "cell": Cost(
+            bytes=rows * (columns * (2 if keeps else 1) + units * (3 if gates > 1 else 1)) * item,
+            sigmoids=rows * units * (gates - 1),
+            tanhs=rows * units * (2 if gates > 1 else 1),
+        ),
+        "scatter": _copies(2 * rows * H * item, plan.chunk * N * H * item),
+    }
+
+
+def backward_costs(sizes: Sizes, gates: int, dtype: np.dtype, plan: Plan) -> dict[str, Cost]:
+    """Costs of the phases of a backward pass."""
+    N, T, D, H = sizes
+    item, rows, chunks = dtype.itemsize, N * T, -(-T // plan.chunk)
+    units = unit_columns(H, dtype)
+    columns = gates * units
+    Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
+    sums = (D + H) * columns * item
+    return {
+        "gather": _copies(2 * rows * (D + H) * item, plan.chunk * N * (D + H) * item),
+        "cell": Cost(
+            # gates and cells in, dz and the earlier h out, dh and dc in and out
+            bytes=rows * (2 * columns + units * (6 if gates > 1 else 3)) * item,
+            tanhs=rows * units if gates > 1 else 0,
+        ),
+        "recur": Cost(
+            flops=2 * rows * H * gates * H,
+            bytes=readers * T * Wh + rows * (2 * H + columns) * item,
+            streamed=readers * T * Wh,
+            resident=Wh // parts,
+        ),
+        "accumulate": Cost(
+            flops=2 * rows * gates * H * (2 * D + H),
+            bytes=chunks * (readers * Wx + 2 * sums) + rows * (3 * columns + 2 * D + H) * item,
+            streamed=chunks * (readers * Wx + 2 * sums),
+            resident=(Wx + sums) // parts,
+        ),
+    }
+
+
+def _weights(sizes: Sizes, columns: int, item: int, plan: Plan) -> tuple[int, int, int, int]:
+    """Bytes of Wx and Wh, in how many parts threads divide them, and how many threads read each part."""
+    parts = 1 if plan.by_rows else plan.threads
+    return sizes.D * columns * item, sizes.H * columns * item, parts, plan.threads // parts
+
+
+def _copies(n_bytes: int, resident: int) -> Cost:
+    return Cost(bytes=n_bytes, streamed=n_bytes, resident=resident)

@@ -1,0 +1,204 @@
+"""Profiles of calls."""
+
+import json
+import threading
+
+import numba
+import numpy as np
+import pytest
+from helpers import GATES, assert_same_bits, make_arguments
+
+import rnnkernels
+from rnnkernels import _recorder, _sequence, activations, profiling
+from rnnkernels.kernels import inventory, trace
+
+
+@pytest.fixture(params=["rnn", "lstm"])
+def cell(request):
+    return request.param
+
+
+def run(cell, arguments, **options):
+    h, cache = getattr(rnnkernels, f"{cell}_forward")(*arguments, **options)
+    return h, cache, getattr(rnnkernels, f"{cell}_backward")(h, cache, **options)
+
+
+def test_profile__divides_the_whole_time_of_a_call(rng, cell):
+    arguments = make_arguments(rng, GATES[cell], 2, 700, 3, 20, np.float32)
+    with profiling.profile() as profile:
+        run(cell, arguments)
+    forward, backward = profile.calls
+    assert (forward.name, backward.name) == (f"{cell}_forward", f"{cell}_backward")
+    for call, passes in ((forward, 1), (backward, 2)):
+        assert call.sizes == {"N": 2, "T": 700, "D": 3, "H": 20}
+        assert call.dtype == "float32"
+        assert call.flops == passes * 2 * 2 * 700 * GATES[cell] * 20 * (3 + 20)
+        assert call.seconds == pytest.approx(sum(phase.seconds for phase in call.phases))
+        assert all(phase.seconds > 0 for phase in call.phases)
+        assert {"pack", "recur", "cell", "wrapper"} < {phase.name for phase in call.phases}
+    assert forward.begin + forward.seconds <= backward.begin
+    columns = _sequence.unit_columns(20, np.dtype(np.float32))
+    assert forward.kept_bytes == {"rnn": 700, "lstm": 4 * 700 + 701}[cell] * 2 * columns * 4
+    assert backward.kept_bytes == 0
+    assert forward.result_bytes == 700 * 2 * 20 * 4
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_chunks__hold_every_step_once_on_each_thread_in_the_order_of_time(rng, cell, threads, whole_teams):
+    arguments = make_arguments(rng, GATES[cell], 2, 3000, 3, 40, np.float64)
+    with profiling.profile() as profile:
+        run(cell, arguments, num_threads=threads)
+    for call, sign in zip(profile.calls, (1, -1), strict=True):
+        assert call.threads == call.joined == threads
+        for thread in range(threads):
+            chunks = call.chunks[call.chunks["thread"] == thread]
+            steps = np.concatenate([np.arange(c["start"], c["start"] + c["steps"])[::sign] for c in chunks])
+            np.testing.assert_array_equal(steps, np.arange(3000)[::sign])
+            assert (np.diff(chunks["begin"]) > 0).all()
+            assert (chunks["seconds"].sum(axis=1) > 0).all()
+        mine = call.chunks[call.chunks["thread"] == 0]
+        ends = mine["begin"] + mine["seconds"].sum(axis=1)
+        assert (ends < np.append(mine["begin"][1:], call.begin + call.seconds) + 1e-3).all()
+
+
+def test_chunks__that_are_not_timed_share_the_time_until_the_next(rng):
+    arguments = make_arguments(rng, 4, 1, 20_000, 2, 60, np.float32)
+    with profiling.profile() as profile:
+        rnnkernels.lstm_forward(*arguments, num_threads=1)
+    [call] = profile.calls
+    timed = call.chunks["timed"]
+    assert timed[: trace.FIRST_SAMPLES].all()
+    assert 0.2 < timed[trace.FIRST_SAMPLES :].mean() < 0.35
+    gaps = np.diff(call.chunks["begin"])[~timed[:-1]]
+    np.testing.assert_allclose(call.chunks["seconds"].sum(axis=1)[:-1][~timed[:-1]], gaps)
+
+
+def test_profile__changes_no_result(rng, cell):
+    arguments = make_arguments(rng, GATES[cell], 3, 40, 5, 9, np.float32)
+    plain = run(cell, arguments)
+    with profiling.profile():
+        profiled = run(cell, arguments)
+    for got, want in zip((profiled[0], *profiled[2]), (plain[0], *plain[2]), strict=True):
+        assert_same_bits(got, want)
+
+
+def test_profile__sees_every_public_function(rng):
+    x, h, c, Wx, Wh = (rng.standard_normal(s) for s in ((2, 3), (2, 4), (2, 4), (3, 16), (4, 16)))
+    words = np.array([[1, 2], [0, 1]])
+    with profiling.profile() as profile:
+        _, _, cache = rnnkernels.lstm_step_forward(x, h, c, Wx, Wh, np.zeros(16))
+        rnnkernels.lstm_step_backward(h, c, cache)
+        _, cache = rnnkernels.rnn_step_forward(x, h, Wx[:, :4], Wh[:, :4], b=np.zeros(4))
+        rnnkernels.rnn_step_backward(h, cache)
+        out, cache = rnnkernels.word_embedding_forward(words, W=rng.standard_normal((3, 5)))
+        rnnkernels.word_embedding_backward(out, cache)
+        out, cache = rnnkernels.temporal_affine_forward(out, rng.standard_normal((5, 3)), [0, 0, 0])
+        rnnkernels.temporal_affine_backward(out, cache)
+        rnnkernels.temporal_softmax_loss(out, words, np.ones((2, 2)))
+        rnnkernels.sigmoid([1.0, 2.0])
+    step = {"N": 2, "T": 1, "D": 3, "H": 4}
+    assert [(call.name, call.sizes) for call in profile.calls] == [
+        ("lstm_step_forward", step),
+        ("lstm_step_backward", step),
+        ("rnn_step_forward", step),
+        ("rnn_step_backward", step),
+        ("word_embedding_forward", {"N": 2, "T": 2, "V": 3, "D": 5}),
+        ("word_embedding_backward", {"N": 2, "T": 2, "V": 3, "D": 5}),
+        ("temporal_affine_forward", {"N": 2, "T": 2, "D": 5, "M": 3}),
+        ("temporal_affine_backward", {"N": 2, "T": 2, "D": 5, "M": 3}),
+        ("temporal_softmax_loss", {"N": 2, "T": 2, "V": 3}),
+        ("sigmoid", {"size": 2}),
+    ]
+    assert [call.flops for call in profile.calls[6:8]] == [120, 240]
+    for call in profile.calls:
+        assert call.seconds > 0
+        assert call.name in profile.table()
+
+
+def test_profile__keeps_concurrent_calls_apart(rng):
+    sizes = [(1, 200, 2, 8), (2, 300, 3, 16), (3, 250, 4, 24), (1, 400, 5, 32)]
+    problems = [make_arguments(rng, 4, *size, np.float32) for size in sizes]
+    threads = [
+        threading.Thread(target=lambda a=a: [rnnkernels.lstm_forward(*a) for _ in range(20)], name=f"caller {i}")
+        for i, a in enumerate(problems)
+    ]
+    with profiling.profile() as profile:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(profile.calls) == 80
+    for i, (N, T, D, H) in enumerate(sizes):
+        mine = [call for call in profile.calls if call.thread == f"caller {i}"]
+        assert len(mine) == 20
+        for call in mine:
+            assert call.sizes == {"N": N, "T": T, "D": D, "H": H}
+            assert call.chunks["steps"][call.chunks["thread"] == 0].sum() == T
+
+
+def test_profiles__may_be_nested_and_hear_nothing_when_they_have_ended():
+    with profiling.profile() as outer:
+        rnnkernels.sigmoid(0.0)
+        with profiling.profile() as inner:
+            rnnkernels.sigmoid([0.0, 1.0])
+        with pytest.raises(TypeError):
+            rnnkernels.sigmoid("no number")
+    rnnkernels.sigmoid(0.0)
+    assert [call.sizes["size"] for call in outer.calls] == [1, 2]
+    assert [call.sizes["size"] for call in inner.calls] == [2]
+    assert _recorder.listeners == ()
+
+
+def test_profile__of_nothing_has_no_call():
+    with profiling.profile() as profile:
+        pass
+    assert profile.calls == []
+    assert str(profile) == "No call was recorded."
+
+
+@pytest.mark.parametrize("T", [0, 1])
+def test_profile__takes_empty_sequences(rng, cell, T):
+    with profiling.profile() as profile:
+        run(cell, make_arguments(rng, GATES[cell], 2, T, 3, 5, np.float32))
+    assert all(call.sizes["T"] == T for call in profile.calls)
+    json.dumps(profile.to_dict())
+
+
+def test_memory__counts_what_the_call_allocates(rng):
+    arguments = make_arguments(rng, 4, 1, 20_000, 16, 64, np.float32)
+    with profiling.profile(memory=True) as profile:
+        rnnkernels.lstm_forward(*arguments, num_threads=1)
+        rnnkernels.lstm_forward(*arguments, num_threads=1, keep_cache=False)
+    assert profile.calls[0].kept_bytes >= 20_000 * 5 * 64 * 4
+    for call in profile.calls:
+        scratch = call.peak_bytes - call.result_bytes - call.kept_bytes
+        assert 0 < scratch < 2e6
+
+
+def test_machine_code__is_counted_where_it_is_made(monkeypatch):
+    fresh = numba.njit(lambda x, out: out.fill(0))
+    monkeypatch.setattr(inventory, "_kernels", lambda: [fresh])
+    monkeypatch.setattr(activations.kernels, "sigmoid_of_array", fresh)
+    with profiling.profile() as profile:
+        rnnkernels.sigmoid([0.0])
+        rnnkernels.sigmoid([1.0])
+        rnnkernels.sigmoid(np.float32([1]))
+    assert [(call.compiled, call.loaded) for call in profile.calls] == [(1, 0), (0, 0), (1, 0)]
+    assert "1 kernels compiled" in str(profile)
+
+
+def test_chrome_trace__nests_chunks_in_calls_and_phases_in_chunks(rng, tmp_path, whole_teams):
+    with profiling.profile() as profile:
+        rnnkernels.lstm_forward(*make_arguments(rng, 4, 1, 500, 3, 40, np.float32), num_threads=2)
+    profile.save_chrome_trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    names = [event["args"]["name"] for event in events if event["ph"] == "M"]
+    assert names == [threading.current_thread().name, f"{threading.current_thread().name}, helper 1"]
+    complete = [event for event in events if event["ph"] == "X"]
+    [call] = [event for event in complete if event["name"] == "lstm_forward"]
+    assert call["args"]["T"] == 500
+    for event in complete:
+        assert event["ts"] >= call["ts"] - 1
+        assert event["ts"] + event["dur"] <= call["ts"] + call["dur"] + 1000
+    assert {event["name"] for event in complete} >= {"pack", "chunk", "project", "recur", "cell", "scatter"}
+    assert {event["tid"] for event in complete} == {1, 2}
