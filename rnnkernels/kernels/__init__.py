@@ -16,11 +16,14 @@ still in the first-level cache. Modules, from the ground up::
     jit             the decorators, and the disk cache
     simd            vectors as values
     activations     sigmoid, tanh, exp of vectors
+    team, trace     several threads in one kernel; times of phases
     micro_kernel    the register tile and the product
-    layout          packing, gathering, scattering
-    phases          project and accumulate
+    layout          packing, gathering, scattering, transposing
+    phases          project, recur and accumulate
     rnn, lstm       the cells, and their passes over sequences
+    streaming       steps on packed weights
     embedding, affine, loss         the other layers
+    roofline        what the processor can do at most
 
 The order of sums
 -----------------

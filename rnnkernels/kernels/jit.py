@@ -88,4 +88,14 @@ def _forget_literals(dispatcher: Any) -> None:
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile `function` into each of its callers; for arithmetic on vectors that must stay in registers."""
     options = {**OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(**options)(function)
+    dispatcher = njit(**options)(function)
+    _forget_literals(dispatcher)
+    return dispatcher
+
+
+def expanded(function: Callable[..., Any]) -> Any:
+    """Write `function` out in each kernel that calls it, before types are inferred: it is never compiled by itself.
+
+    Numba optimises and translates whatever a compiled function calls along with it, again for each caller.
+    """
+    return njit(inline="always", **OPTIONS)(function)

@@ -13,7 +13,7 @@ time-major rows
 Offsets and strides count elements; arrays are flat or C-contiguous.
 """
 
-from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.jit import expanded, inlined, kernel
 from rnnkernels.kernels.micro_kernel import panel_width
 from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block
 from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 16
 """Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken."""
 
 
-@inlined
+@expanded
 def unit_count(like, hidden):
     """U, the units of L hidden units that hold `hidden` of them."""
     return (hidden + lanes(like) - 1) // lanes(like)

@@ -231,9 +231,9 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
             time = lap(work.trace, member, number, CELL, time)
             tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(work.trace, member, number, WAIT, time)
+            first_panel, last_panel = panels_of_units(first, last, 1)
             recur_backward(work.dz, dz_step + first_row * dz_stride, weights, columns,
-                           work.dh, dh_step + first_row * dh_stride, rows,
-                           *panels_of_units(first, last, 1))  # fmt: skip
+                           work.dh, dh_step + first_row * dh_stride, rows, first_panel, last_panel)  # fmt: skip
             time = lap(work.trace, member, number, RECUR, time)
         if by_rows:
             tick = wait_for_team(team, member, size, tick)

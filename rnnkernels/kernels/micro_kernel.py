@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.jit import expanded, kernel
 from rnnkernels.kernels.simd import (
     I64,
     VECTOR_BYTES,
@@ -177,13 +177,13 @@ def _opaque(builder, value):
     return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], side_effect=False)
 
 
-@inlined
+@expanded
 def panel_width(array):
     """Columns of a packed panel of the dtype of `array`."""
     return VECTORS_PER_PANEL * lanes(array)
 
 
-@inlined
+@expanded
 def _tile_height(rows_left):
     """Rows of the next tile; the last two are of like size, as 4 + 3 rows keep the units busier than 6 + 1."""
     if TILE_ROWS < rows_left < 2 * TILE_ROWS:

@@ -7,7 +7,7 @@ alike, and hidden units, in whole panels, or sequences where it does not; none o
 
 from collections import namedtuple
 
-from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.jit import expanded
 from rnnkernels.kernels.layout import (
     copy_row,
     fill_row,
@@ -49,13 +49,13 @@ N rows, and so holds one step more; it carries the gradient from call to call.
 """
 
 
-@inlined
+@expanded
 def row_share(rows, member, size, by_rows):
     """First and end of the sequences of a member: its share if the team divides sequences, or else all."""
     return share(rows, member if by_rows else 0, size if by_rows else 1)
 
 
-@inlined
+@expanded
 def unit_share(units, member, size, by_rows):
     """First and end of a member's units; multiples of a panel, as far as there are units; all if `by_rows`."""
     panels = (units + VECTORS_PER_PANEL - 1) // VECTORS_PER_PANEL
@@ -63,13 +63,13 @@ def unit_share(units, member, size, by_rows):
     return min(first * VECTORS_PER_PANEL, units), min(end * VECTORS_PER_PANEL, units)
 
 
-@inlined
+@expanded
 def panels_of_units(first_unit, end_unit, gates):
     """First and end of the panels of the interleaved columns of a member's units."""
     return first_unit * gates // VECTORS_PER_PANEL, (end_unit * gates + VECTORS_PER_PANEL - 1) // VECTORS_PER_PANEL
 
 
-@kernel
+@expanded
 def project(work, rows, first_row, depth, weights, first_panel, end_panel, z_column):
     """Project: z = b + x @ Wx for some rows and panels of the workspace; overwrites `work.z` from `z_column` on."""
     column, x_stride, z_stride = first_panel * panel_width(work.x), work.x.shape[1], work.z.shape[1]
@@ -77,7 +77,7 @@ def project(work, rows, first_row, depth, weights, first_panel, end_panel, z_col
              weights.b, column, 0, work.z, first_row * z_stride + z_column, z_stride)  # fmt: skip
 
 
-@kernel
+@expanded
 def recur(h, offset, weights, hidden, z, z_offset, rows, first_panel, end_panel):
     """Recur: z += h @ Wh for the rows of a step and some panels; in `z` they begin at `z_offset`."""
     column, stride = first_panel * panel_width(h), z.shape[1]
@@ -85,7 +85,7 @@ def recur(h, offset, weights, hidden, z, z_offset, rows, first_panel, end_panel)
              z, z_offset, stride, z, z_offset, stride)  # fmt: skip
 
 
-@kernel
+@expanded
 def recur_backward(dz, dz_offset, weights, depth, dh, dh_offset, rows, first_panel, end_panel):
     """Recur: dh += dz @ Wh.T for the rows of a step and some panels of hidden units."""
     column, stride = first_panel * panel_width(dz), dh.shape[1]
@@ -93,7 +93,7 @@ def recur_backward(dz, dz_offset, weights, depth, dh, dh_offset, rows, first_pan
              dh, dh_offset + column, stride, dh, dh_offset + column, stride)  # fmt: skip
 
 
-@kernel
+@expanded
 def gather_earlier_gradients(dh, target, begin, steps, first_row, end_row, first_unit, end_unit):
     """Time-major gradients from outside for the states before a chunk of steps `begin .. begin + steps` and in it.
 
@@ -114,14 +114,14 @@ def gather_earlier_gradients(dh, target, begin, steps, first_row, end_row, first
                 target, (known * batch + first_row) * stride, stride, batch * stride, column, columns)  # fmt: skip
 
 
-@kernel
+@expanded
 def transpose_chunk(work, inputs, hidden, depth, member, size):
     """Write a member's share of `work.xT` and `work.hT`."""
     transpose_rows(work.x, depth - 1, depth, inputs, work.xT, *share(unit_count(work.x, inputs), member, size))
     transpose_rows(work.h, depth - 1, depth, hidden, work.hT, *share(unit_count(work.h, hidden), member, size))
 
 
-@kernel
+@expanded
 def accumulate(weights, dx, gradients, work, begin, steps, hidden, gates, first, member, size):
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dz, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
@@ -146,7 +146,7 @@ def accumulate(weights, dx, gradients, work, begin, steps, hidden, gates, first,
         add_product(work.hT, hidden, work.dz_panels, panel0, depth, gradients.dWh, panel, work.zeros, first)
 
 
-@kernel
+@expanded
 def add_product(a, rows, b, b0, depth, total, panel, zeros, first):
     """Total += A @ B for `rows` rows and a panel of columns of `total`, which starts from zero if `first`."""
     column, stride = panel * panel_width(a), total.shape[1]

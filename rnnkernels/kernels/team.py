@@ -20,7 +20,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.jit import expanded, inlined, kernel
 from rnnkernels.kernels.simd import I64, array_data
 
 WORDS = 16
@@ -123,7 +123,7 @@ def wait_until(team, index, number):
     return value
 
 
-@inlined
+@expanded
 def others_of(team):
     """Most members besides the leader."""
     return (team.size - BARRIERS) // WORDS - 1
@@ -191,19 +191,19 @@ def wait_for_team(team, member, size, round_number):
     return round_number + 1
 
 
-@inlined
+@expanded
 def step_size(size, by_rows):
     """Members that must wait for one another at each step: none if each has sequences of its own."""
     return 1 if by_rows else size
 
 
-@inlined
+@expanded
 def share(count, member, size):
     """First and end of a member's share of `count` things."""
     return count * member // size, count * (member + 1) // size
 
 
-@kernel
+@expanded
 def member_number(team, leader):
     """Number of a member, where work is divided in parts that the members take one after the other."""
     if leader:
@@ -213,7 +213,7 @@ def member_number(team, leader):
     return atomic_add(team, JOINED, 1) + 1
 
 
-@kernel
+@expanded
 def enter_team(team, leader, start):
     """Enter the kernel; returns (member, size of the team, first step); member is -1 if it is too late."""
     if leader:
@@ -222,19 +222,19 @@ def enter_team(team, leader, start):
     return join_team(team)
 
 
-@inlined
+@expanded
 def take_part(team):
     """Number of the next part that nobody has taken, from 0 on; past the last one there is nothing left to do."""
     return atomic_add(team, TAKEN, 1)
 
 
-@inlined
+@expanded
 def finish_part(team):
     """Count a part as done."""
     atomic_add(team, DONE, 1)
 
 
-@inlined
+@expanded
 def wait_for_parts(team, leader, parts):
     """Return to the leader when all parts are done; who comes too late finds none, and returns at once."""
     if leader:
