@@ -101,7 +101,7 @@ def _recorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         record.end_ns = time.perf_counter_ns()
         del _call.record
     if tracemalloc.is_tracing():
-        record.peak_bytes = tracemalloc.get_traced_memory()[1] - memory_before
+        record.peak_bytes = tracemalloc.get_traced_memory()[1] - memory_before - sum(t.nbytes for t in record.traces)
     code = count_machine_code()
     record.compiled = code.compiled - code_before.compiled
     record.loaded = code.loaded - code_before.loaded
