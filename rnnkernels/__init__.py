@@ -6,6 +6,7 @@ lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g.
 """
 
 from rnnkernels import profiling, reference, roofline
+from rnnkernels._explain import Explanation, explain
 from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
@@ -18,12 +19,14 @@ from rnnkernels.streaming import LSTMStream, RNNStream
 __version__ = "0.1.0"
 
 __all__ = [
+    "Explanation",
     "LSTMCache",
     "LSTMStream",
     "RNNCache",
     "RNNStream",
     "TemporalAffineCache",
     "WordEmbeddingCache",
+    "explain",
     "get_num_threads",
     "lstm_backward",
     "lstm_forward",

@@ -5,6 +5,7 @@ functions return what the kernels need: arrays of one float dtype, C-contiguous 
 argument is so already.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -359,6 +360,18 @@ def check_float_dtype(name: str, value: Any) -> np.dtype:
     if dtype not in (FLOAT32, FLOAT64):
         raise TypeError(f"`{name}` must be float32 or float64; got {dtype}.")
     return dtype
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Reject what is not one of some words.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

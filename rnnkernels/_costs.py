@@ -30,7 +30,7 @@ class Cost(NamedTuple):
         if self.flops:
             seconds = self.flops / _fma_peak(dtype, threads)
         if self.streamed:
-            seconds = max(seconds, self.streamed / _read_bandwidth(max(self.resident, 1), threads))
+            seconds = max(seconds, self.streamed / bandwidth(self.resident, threads))
         if self.sigmoids or self.tanhs:
             rates = _activation_rates(dtype, threads)
             seconds = max(seconds, self.sigmoids / rates.sigmoid + self.tanhs / rates.tanh)
@@ -39,8 +39,13 @@ class Cost(NamedTuple):
 
 # Measured once per process; the machine does not change.
 _fma_peak = cache(roofline.fma_peak)
-_read_bandwidth = cache(roofline.read_bandwidth)
 _activation_rates = cache(roofline.activation_rates)
+
+
+@cache
+def bandwidth(resident: int, threads: int) -> float:
+    """Bytes per second at which threads together read so many bytes each, again and again."""
+    return roofline.read_bandwidth(max(resident, 1), threads)
 
 
 def forward_costs(sizes: Sizes, gates: int, dtype: np.dtype, plan: Plan, keeps: bool) -> dict[str, Cost]:
