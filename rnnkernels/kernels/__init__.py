@@ -27,10 +27,12 @@ still in the first-level cache. Modules, from the ground up::
 
 The order of sums
 -----------------
-Each pre-activation starts from the bias, adds x[k] * Wx[k] for k = 0 .. D - 1, then h[k] * Wh[k] for k = 0 .. H - 1,
-by fused multiply-add, in this order. Tiles, chunks and depth blocks stop and resume the sum, and do not reorder it; a
-cell treats each lane alike. So a sequence gives the same bits alone or in a batch, whole or in parts. Gradients of
-weights sum over time-major rows from the last to the first.
+Each pre-activation starts from the bias and adds the products x[k] * Wx[k], then h[k] * Wh[k]. Either sum goes in parts
+of `micro_kernel.SUM_DEPTH` products: a part starts from zero, adds its products in order by fused multiply-add, and is
+then added to the rest, which keeps rounding errors small. Tiles, strips, chunks of steps and threads change nothing of
+that; a cell treats each lane alike. So a sequence gives the same bits alone or in a batch, whole or in parts. Gradients
+of weights sum over the time-major rows of a chunk, in such parts from the last row to the first, chunk after chunk; the
+chunks follow from the sizes alone.
 
 Contract
 --------

@@ -35,8 +35,13 @@ TILE_ROWS = 6
 PANEL_GROUPS = (4, 2, 1, 1, 1, 1) if VECTOR_REGISTERS < 32 else (4, 4, 2, 2, 2, 2)
 
 DEPTH_BLOCK = 256
-"""Depth of the part of a panel that all rows use in turn: 256 lines of 64 bytes fill half of a 32 KiB L1 cache."""
+"""Depth of the part of a panel that all rows use in turn: 256 lines of 64 bytes fill half of a 32 KiB L1 cache. A
+multiple of SUM_DEPTH."""
 
+
+SUM_DEPTH = 64
+"""Products that are summed on their own before they are added to the rest: the rounding errors of a sum grow with the
+root of its length, and those of two short sums add up to less than those of a long one."""
 
 READ, WRITE = 0, 1
 
@@ -60,8 +65,9 @@ def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride,
 
     A[r, k] is a[a0 + r * a_stride + k]. Line k of panel p starts at
     b[b0 + p * panel_stride + k * columns of a panel]. S and C are rows of columns at their strides; they may be the
-    same place. Each element of C starts from its element of S and adds A[r, k] * B[k, column] for k = 0 .. depth - 1,
-    in this order, by fused multiply-add: whatever the tile, the bits are the same.
+    same place. The depth is summed in parts of SUM_DEPTH: each part starts from zero and adds A[r, k] * B[k, column] in
+    the order of k, by fused multiply-add; and each element of C starts from its element of S and adds the parts in
+    order. Whatever the tile, the bits are the same.
     """
     n = types.intp
 
@@ -94,15 +100,15 @@ def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride,
 
 
 def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
-    """The loop over the depth for one size of tile; a, b, s and c are (pointer, stride)."""
+    """The loops over the depth for one size of tile; a, b, s and c are (pointer, stride)."""
     a_first, a_stride = a
     b_first, panel_stride = b
     vector_count = panel_count * VECTORS_PER_PANEL
     width = vector.count
+    line = VECTORS_PER_PANEL * width
 
-    def cells(matrix):
+    def cells(pointer, stride):
         """Pointers to the vectors of the tile, row by row."""
-        pointer, stride = matrix
         rows = [builder.gep(pointer, [builder.mul(stride, I64(r))]) for r in range(row_count)]
         return [builder.gep(row, [I64(v * width)]) for row in rows for v in range(vector_count)]
 
@@ -110,8 +116,6 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
     # not if it cannot see the distances.
     rows = [_opaque(builder, builder.gep(a_first, [builder.mul(a_stride, I64(r))])) for r in range(row_count)]
     panel_offsets = [builder.mul(panel_stride, I64(p)) for p in range(panel_count)]
-    result_cells = cells(c)
-    first = [I64(0), b_first, *(load_vector(builder, cell, vector) for cell in cells(s))]
 
     # The rows below are next, and their sums may be far away.
     for r in range(row_count, 2 * row_count):
@@ -137,14 +141,25 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
             sums = [call_llvm(builder, "fma", vector, *pair, total) for pair, total in zip(products, sums, strict=True)]
         return [_opaque(builder, builder.add(k, I64(depth_here))), builder.gep(b_k, [I64(depth_here * line)]), *sums]
 
-    line = VECTORS_PER_PANEL * width
-    state = first
-    for depth_here in (UNROLLED_DEPTH, 1) if panel_count == 1 else (1,):
-        last = builder.sub(depth, I64(depth_here))
-        state = _emit_loop(builder, state, lambda k, last=last: builder.icmp_signed("<=", k, last),
-                           lambda state, depth_here=depth_here: add_products(state, depth_here))  # fmt: skip
-    for value, cell in zip(state[2:], result_cells, strict=True):
-        store_vector(builder, value, cell)
+    def add_part(state):
+        """Add the sums of one part of the depth."""
+        k, b_k, *start = state
+        end = builder.add(k, I64(SUM_DEPTH))
+        end = builder.select(builder.icmp_signed("<", end, depth), end, depth)
+        zero = ir.Constant(vector, [0.0] * width)
+        inner = [k, b_k, *[zero] * (row_count * vector_count)]
+        for depth_here in (UNROLLED_DEPTH, 1) if panel_count == 1 else (1,):
+            last = builder.sub(end, I64(depth_here))
+            inner = _emit_loop(builder, inner, lambda k, last=last: builder.icmp_signed("<=", k, last),
+                               lambda state, depth_here=depth_here: add_products(state, depth_here))  # fmt: skip
+        _, b_k, *sums = inner
+        for value, source, target in zip(sums, cells(*start), cells(*c), strict=True):
+            store_vector(builder, builder.fadd(load_vector(builder, source, vector), value), target)
+        return [builder.add(k, I64(SUM_DEPTH)), b_k, *c]
+
+    # Once at least: without depth, C is S.
+    limit = builder.select(builder.icmp_signed("<", depth, I64(1)), I64(1), depth)
+    _emit_loop(builder, [I64(0), b_first, *s], lambda k: builder.icmp_signed("<", k, limit), add_part)
 
 
 def _emit_loop(builder, first, goes_on, step):
@@ -158,7 +173,7 @@ def _emit_loop(builder, first, goes_on, step):
     builder.position_at_end(body)
     for phi, start, following in zip(carried, first, step(carried), strict=True):
         phi.add_incoming(start, entry)
-        phi.add_incoming(following, body)
+        phi.add_incoming(following, builder.block)
     builder.branch(head)
     builder.position_at_end(done)
     return carried
