@@ -131,8 +131,8 @@ def lstm_forward(
         c[t]    = f * c[t-1] + i * g
         h[t]    = o * tanh(c[t])
 
-    Each element of z sums the bias, the products with x[t] and those with h[t-1], in this order, in fixed parts and
-    by fused multiply-add: the bits of h depend neither on the other sequences nor on how the steps are divided among calls.
+    Each element of z sums the bias, the products with x[t] and those with h[t-1], in this order, in fixed parts and by
+    fused multiply-add: the bits of h depend neither on the other sequences nor on how steps are divided among calls.
 
     References
     ----------
