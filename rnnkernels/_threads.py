@@ -177,7 +177,11 @@ class Team:
             run.words[kernels.EXPECTED] = self._first.words[kernels.AWAKE]
         else:
             run.words.fill(0)
-        kernel(*data, run.words, True, *work)
+        try:
+            kernel(*data, run.words, True, *work)
+        finally:
+            if run.words[kernels.BELL] != kernels.RUNG:  # an exception before the kernel began, such as an interrupt
+                run.words[kernels.BELL] = kernels.OVER
 
 
 def segments(count: int, flops_each: float) -> Iterator[tuple[int, int]]:

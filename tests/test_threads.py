@@ -128,6 +128,19 @@ def test_other_layers__have_the_same_bits_on_any_number_of_threads(whole_teams, 
     assert max(whole_teams) == num_threads - 1
 
 
+def test_team__whose_kernel_call_fails_lets_its_threads_go():
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), _threads.Team(2) as team:
+        team.run(fail, (), ())
+    from conftest import wait_until
+    from rnnkernels.kernels import team as kernels
+
+    with _threads.Team(2) as team:
+        wait_until(lambda: team._first.words[kernels.AWAKE] == 1)
+
+
 def test_set_num_threads__is_what_get_num_threads_says():
     before = rnnkernels.get_num_threads()
     try:
