@@ -135,6 +135,7 @@ def test_team__whose_kernel_call_fails_lets_its_threads_go():
     with pytest.raises(KeyboardInterrupt), _threads.Team(2) as team:
         team.run(fail, (), ())
     from conftest import wait_until
+
     from rnnkernels.kernels import team as kernels
 
     with _threads.Team(2) as team:
