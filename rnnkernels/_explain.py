@@ -225,17 +225,19 @@ def _scratch_bytes(direction: str, sizes: Sizes, gates: int, dtype: np.dtype, nu
     The kernel here does nothing, and arrays as long as the sequence have one element.
     """
     N, T, D, H = sizes
-    scratch: dict[int, int] = {}
+    scratch: dict[int, np.ndarray] = {}
 
     def kernel(*arguments: Any) -> None:
         for group in arguments:
             if isinstance(group, tuple):
-                scratch.update((id(array), array.nbytes) for array in group if array.dtype == dtype)
+                scratch.update((id(array), array) for array in group if array.dtype == dtype)
 
     x, h = (np.broadcast_to(dtype.type(0), (N, T, width)) for width in (D, H))
     Wx, Wh, b, h0 = (np.zeros(shape, dtype) for shape in ((D, gates * H), (H, gates * H), gates * H, (N, H)))
+    results: tuple[np.ndarray, ...] = ()
     if direction == "forward":
         _sequence.run_forward(kernel, x, h0, (Wx, Wh, b), h, (), sizes, gates, num_threads)
     else:
-        _sequence.run_backward(kernel, x, h0, (Wx, Wh), (), h, (), sizes, gates, num_threads)
-    return sum(scratch.values())
+        results = _sequence.run_backward(kernel, x, h0, (Wx, Wh), (), h, (), sizes, gates, num_threads)
+    own = (a for a in scratch.values() if not any(np.may_share_memory(a, result) for result in results))
+    return sum(array.nbytes for array in own)

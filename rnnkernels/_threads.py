@@ -43,10 +43,11 @@ class _Pool:
 
     def wake(self, run: _Run, times: int) -> None:
         """Ask `times` threads to listen for a run. Nothing waits for them."""
-        while self.count < times:
-            threading.Thread(target=self._work, name=f"rnnkernels-{self.count}", daemon=True).start()
-            self.count += 1
-        for _ in range(times):
+        with contextlib.suppress(RuntimeError):  # the system starts no more threads: those that there are will do
+            while self.count < times:
+                threading.Thread(target=self._work, name=f"rnnkernels-{self.count}", daemon=True).start()
+                self.count += 1
+        for _ in range(min(times, self.count)):
             self.runs.put(run)
 
     def _work(self) -> None:
@@ -154,12 +155,14 @@ class Team:
     """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = _pool if threads > 1 and _pool.free.acquire(blocking=False) else None
-        self.threads = threads if self._pool else 1
-        self._run = self._first = _Run(self.threads)
+        self.threads = threads
+        self._pool: _Pool | None = None
+        self._run = self._first = _Run(1)
 
     def __enter__(self) -> "Team":
-        if self._pool:
+        if self.threads > 1 and _pool.free.acquire(blocking=False):
+            self._pool = _pool
+            self._run = self._first = _Run(self.threads)
             self._pool.wake(self._run, self.threads - 1)
         return self
 

@@ -97,9 +97,8 @@ def rnn_forward(
 
         h[t] = tanh(b + x[t] @ Wx + h[t-1] @ Wh)
 
-    Each element sums the bias, the products with x[t] and those with h[t-1], in this order and in fixed
-    parts, by fused multiply-add: its
-    bits depend neither on the other sequences nor on how the steps are divided among calls.
+    Each element sums the bias, the products with x[t] and those with h[t-1], in this order, in fixed parts and by fused
+    multiply-add: its bits depend neither on the other sequences nor on how the steps are divided among calls.
 
     References
     ----------

@@ -19,7 +19,7 @@ class _Stream:
 
     _gates: int
 
-    def _open(self, kernel: Any, Wx: Any, Wh: Any, b: Any, batch_size: int | None, **states: Any) -> None:
+    def _open(self, Wx: Any, Wh: Any, b: Any, batch_size: int | None, **states: Any) -> None:
         """Check the arguments and pack them in one array, with room for scratch; `_views` are its parts."""
         Wx, Wh, b, given, self._sizes = check_stream(Wx, Wh, b, states, batch_size, self._gates)
         N, _, D, H = self._sizes
@@ -30,7 +30,7 @@ class _Stream:
         regions = kernels.stream_regions.py_func(N, D, H, packed.b.size, units)
         self._memory = aligned_zeros((1, regions.end), self._dtype)
 
-        self._kernel = kernels.entry_point(kernel, self._memory)
+        self._kernel = kernels.entry_point(self._memory)
 
         def view(begin: int, rows: int, length: int) -> np.ndarray:
             return self._memory[0, begin : begin + rows * length].reshape(rows, length)
@@ -101,7 +101,7 @@ class _Stream:
             type(out) is np.ndarray and out.dtype is self._dtype and out.shape == self._h_shape and out.flags.carray
         ):
             check_out(out, "(N, H)", self._h_shape, self._dtype)
-        self._kernel(x, self._memory, out, self._batch, 0, 1)
+        self._kernel(x, self._memory, out, self._gates, self._batch, 0, 1)
         return out
 
     def steps(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -135,7 +135,7 @@ class _Stream:
             check_out(out, "(N, T, H)", (N, T, H), self._dtype)
         rows, h = x.reshape(N * T, D), out.reshape(N * T, H)
         for begin, end in segments(T, _sequence.step_flops(self._sizes, self._gates)):
-            self._kernel(rows, self._memory, h, N, begin, end)
+            self._kernel(rows, self._memory, h, self._gates, N, begin, end)
         return out
 
     def _reset(self, **states: Any) -> None:
@@ -194,7 +194,7 @@ class RNNStream(_Stream):
     _gates = rnn.GATES
 
     def __init__(self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, batch_size: int | None = None) -> None:
-        self._open(kernels.rnn_stream_forward, Wx, Wh, b, batch_size, h0=h0)
+        self._open(Wx, Wh, b, batch_size, h0=h0)
 
     def reset(self, h0: Any = None) -> None:
         """Begin anew.
@@ -242,9 +242,9 @@ class LSTMStream(_Stream):
     Notes
     -----
     The stream copies the weights: later changes of the arrays do not reach it. What has to be compiled is compiled when
-    it is made, so that no step waits for that. Its dtype is `np.result_type` of weights
-    and states, and inputs are converted to it, float64 to float32 too. The steps have the same bits as in one call of
-    the function for whole sequences, however they are divided among calls.
+    it is made, so that no step waits for that. Its dtype is `np.result_type` of weights and states, and inputs are
+    converted to it, float64 to float32 too. The steps have the same bits as in one call of the function for whole
+    sequences, however they are divided among calls.
 
     All runs on the calling thread, without the GIL. Streams may be used side by side, each by one thread at a time: two
     threads in one stream do no harm but to its state. `copy.deepcopy` and `pickle` give an independent stream in the
@@ -272,7 +272,7 @@ class LSTMStream(_Stream):
     def __init__(
         self, Wx: Any, Wh: Any, b: Any, h0: Any = None, c0: Any = None, *, batch_size: int | None = None
     ) -> None:
-        self._open(kernels.lstm_stream_forward, Wx, Wh, b, batch_size, h0=h0, c0=c0)
+        self._open(Wx, Wh, b, batch_size, h0=h0, c0=c0)
 
     def _states(self) -> tuple[np.ndarray, ...]:
         return self.h, self.c

@@ -127,7 +127,7 @@ def test_kernels__compile_once_per_dtype():
         for name, function in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).items():
             if hasattr(function, "signatures") and not function.targetoptions.get("forceinline"):
                 counts[name] = len(function.signatures)
-    assert counts["lstm_sequence_backward"] == counts["lstm_stream_forward"] == 2
+    assert counts["lstm_sequence_backward"] == counts["stream_forward"] == 2
     assert max(counts.values()) <= 2, counts
 
 

@@ -17,6 +17,7 @@ from rnnkernels.kernels.simd import (
     VECTOR_REGISTERS,
     array_data,
     call_llvm,
+    emit_loop,
     lanes,
     llvm_vector,
     load_vector,
@@ -150,7 +151,7 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
         inner = [k, b_k, *[zero] * (row_count * vector_count)]
         for depth_here in (UNROLLED_DEPTH, 1) if panel_count == 1 else (1,):
             last = builder.sub(end, I64(depth_here))
-            inner = _emit_loop(builder, inner, lambda k, last=last: builder.icmp_signed("<=", k, last),
+            inner = emit_loop(builder, inner, lambda k, last=last: builder.icmp_signed("<=", k, last),
                                lambda state, depth_here=depth_here: add_products(state, depth_here))  # fmt: skip
         _, b_k, *sums = inner
         for value, source, target in zip(sums, cells(*start), cells(*c), strict=True):
@@ -159,24 +160,7 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
 
     # Once at least: without depth, C is S.
     limit = builder.select(builder.icmp_signed("<", depth, I64(1)), I64(1), depth)
-    _emit_loop(builder, [I64(0), b_first, *s], lambda k: builder.icmp_signed("<", k, limit), add_part)
-
-
-def _emit_loop(builder, first, goes_on, step):
-    """A loop over values: `step` makes the next ones from the last while `goes_on` of the first value; returns them."""
-    entry = builder.block
-    head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
-    builder.branch(head)
-    builder.position_at_end(head)
-    carried = [builder.phi(value.type) for value in first]
-    builder.cbranch(goes_on(carried[0]), body, done)
-    builder.position_at_end(body)
-    for phi, start, following in zip(carried, first, step(carried), strict=True):
-        phi.add_incoming(start, entry)
-        phi.add_incoming(following, builder.block)
-    builder.branch(head)
-    builder.position_at_end(done)
-    return carried
+    emit_loop(builder, [I64(0), b_first, *s], lambda k: builder.icmp_signed("<", k, limit), add_part)
 
 
 def _prefetch(builder, pointer, purpose):

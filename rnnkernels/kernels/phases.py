@@ -2,7 +2,7 @@
 
 A chunk holds `steps * N` time-major rows. Each row matrix of a workspace is an array of shape (rows, stride) whose
 rows are padded; see `layout` for the order of columns. The members of a team divide rows where a phase treats them
-alike, and hidden units, in whole panels, or sequences where it does not; none of it changes the order of a sum.
+alike, and hidden units, in whole panels, or sequences where it does not. The members change no order of a sum.
 """
 
 from collections import namedtuple
@@ -126,7 +126,7 @@ def accumulate(weights, dx, gradients, work, begin, steps, hidden, gates, first,
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dz, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
     A member takes its share of the panels of the sums and of the rows of dx. Sums start from zero if `first`. Sums over
-    rows run backward in time-major order, and so do the chunks: how steps are divided among them changes nothing.
+    rows run backward in time-major order, in parts of SUM_DEPTH rows of a chunk; so do the chunks.
     """
     batch, inputs, width = dx.shape[0], dx.shape[2], panel_width(dx)
     depth, columns = steps * batch, gates * unit_count(dx, hidden) * lanes(dx)

@@ -10,6 +10,7 @@ from rnnkernels.kernels.simd import (
     VECTOR_REGISTERS,
     array_data,
     call_llvm,
+    emit_loop,
     lanes,
     llvm_vector,
     load,
@@ -40,20 +41,13 @@ def multiply_add_chains(typingctx, values, turns):
         first = array_data(context, builder, sig.args[0], args[0])
         cells = [builder.gep(first, [I64(i * vector.count)]) for i in range(CHAINS + 2)]
         *starts, factor, summand = (load_vector(builder, cell, vector) for cell in cells)
-        entry = builder.block
-        head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
-        builder.branch(head)
-        builder.position_at_end(head)
-        turn, *chains = (builder.phi(value.type) for value in (I64(0), *starts))
-        builder.cbranch(builder.icmp_signed("<", turn, args[1]), body, done)
-        builder.position_at_end(body)
-        following = [call_llvm(builder, "fma", vector, chain, factor, summand) for chain in chains]
-        next_turn = builder.add(turn, I64(1))
-        builder.branch(head)
-        for phi, start, value in zip((turn, *chains), (I64(0), *starts), (next_turn, *following), strict=True):
-            phi.add_incoming(start, entry)
-            phi.add_incoming(value, body)
-        builder.position_at_end(done)
+
+        def turn(state):
+            number, *chains = state
+            following = [call_llvm(builder, "fma", vector, chain, factor, summand) for chain in chains]
+            return [builder.add(number, I64(1)), *following]
+
+        _, *chains = emit_loop(builder, [I64(0), *starts], lambda n: builder.icmp_signed("<", n, args[1]), turn)
         for cell, chain in zip(cells, chains, strict=False):
             store_vector(builder, chain, cell)
         return context.get_dummy_value()

@@ -158,6 +158,23 @@ def call_llvm(builder, name, result, *operands):
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), operands)
 
 
+def emit_loop(builder, first, goes_on, step):
+    """A loop over values: `step` makes the next ones from the last while `goes_on` of the first value; returns them."""
+    entry = builder.block
+    head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    carried = [builder.phi(value.type) for value in first]
+    builder.cbranch(goes_on(carried[0]), body, done)
+    builder.position_at_end(body)
+    for phi, start, following in zip(carried, first, step(carried), strict=True):
+        phi.add_incoming(start, entry)
+        phi.add_incoming(following, builder.block)
+    builder.branch(head)
+    builder.position_at_end(done)
+    return carried
+
+
 def _int_vector(vector_type):
     return ir.VectorType(ir.IntType(8 * _element_bytes(vector_type)), vector_type.count)
 

@@ -13,7 +13,6 @@ from rnnkernels.kernels.layout import copy_row, unit_count
 from rnnkernels.kernels.lstm import GATES as LSTM_GATES
 from rnnkernels.kernels.lstm import lstm_cell_forward
 from rnnkernels.kernels.micro_kernel import multiply, panel_width
-from rnnkernels.kernels.rnn import GATES as RNN_GATES
 from rnnkernels.kernels.rnn import rnn_cell_forward
 from rnnkernels.kernels.simd import lanes
 
@@ -60,13 +59,16 @@ def project_stream(x, memory, batch, begin, steps, regions, columns, chunk):
 
 
 @kernel
-def lstm_stream_forward(x, memory, h, batch, begin, end):
-    """Steps `begin .. end` of `x` (N * T, D); overwrites these steps of `h` (N * T, H), z and the states."""
+def stream_forward(x, memory, h, gates, batch, begin, end):
+    """Steps `begin .. end` of `x` (N * T, D) by the cell with so many gates; overwrites these of `h` (N * T, H).
+
+    Overwrites z and the states too.
+    """
     if batch == 0:
         return
     length, hidden = h.shape[0] // batch, h.shape[1]
     units = unit_count(x, hidden)
-    columns, unit_columns = z_columns_of(x, hidden, LSTM_GATES), units * lanes(x)
+    columns, unit_columns = z_columns_of(x, hidden, gates), units * lanes(x)
     regions = stream_regions(batch, x.shape[1], hidden, columns, unit_columns)
     chunk = max(CHUNK_ROWS // batch, 1)
     for start in range(begin, end, chunk):
@@ -78,40 +80,20 @@ def lstm_stream_forward(x, memory, h, batch, begin, end):
                      memory, z_step, z_stride, memory, z_step, z_stride)  # fmt: skip
             for n in range(batch):
                 z_row, h_row = z_step + n * z_stride, regions.h + n * unit_columns
-                c_row = regions.c + n * unit_columns
-                lstm_cell_forward(0, units, memory, z_row, memory, z_row, memory, c_row, c_row, memory, h_row)
+                if gates == LSTM_GATES:
+                    c_row = regions.c + n * unit_columns
+                    lstm_cell_forward(0, units, memory, z_row, memory, z_row, memory, c_row, c_row, memory, h_row)
+                else:
+                    rnn_cell_forward(0, units, memory, z_row, memory, h_row, memory, z_row)
                 copy_row(memory, h_row, h, (n * length + start + s) * hidden, hidden)
 
 
-@kernel
-def rnn_stream_forward(x, memory, h, batch, begin, end):
-    """Steps `begin .. end` of `x` (N * T, D); overwrites these steps of `h` (N * T, H), z and the states."""
-    if batch == 0:
-        return
-    length, hidden = h.shape[0] // batch, h.shape[1]
-    units = unit_count(x, hidden)
-    columns, unit_columns = z_columns_of(x, hidden, RNN_GATES), units * lanes(x)
-    regions = stream_regions(batch, x.shape[1], hidden, columns, unit_columns)
-    chunk = max(CHUNK_ROWS // batch, 1)
-    for start in range(begin, end, chunk):
-        steps = min(chunk, end - start)
-        project_stream(x, memory, batch, start, steps, regions, columns, chunk)
-        for s in range(steps):
-            z_step, z_stride = regions.z + s * columns, chunk * columns
-            multiply(memory, regions.h, unit_columns, batch, memory, regions.Wh, hidden, columns // panel_width(x),
-                     memory, z_step, z_stride, memory, z_step, z_stride)  # fmt: skip
-            for n in range(batch):
-                z_row, h_row = z_step + n * z_stride, regions.h + n * unit_columns
-                rnn_cell_forward(0, units, memory, z_row, memory, h_row, memory, z_row)
-                copy_row(memory, h_row, h, (n * length + start + s) * hidden, hidden)
-
-
-def entry_point(stream_forward, memory):
-    """The machine code of a kernel of streams for the dtype of `memory`, ready to be called from Python.
+def entry_point(memory):
+    """The machine code of `stream_forward` for the dtype of `memory`, ready to be called from Python.
 
     Arguments must have the types that they have here. Nobody looks at them to find out which code they need: that takes
     0.2 us of a call, where a step can take 2 us.
     """
-    arguments = memory, memory, memory, 0, 0, 0
+    arguments = memory, memory, memory, 1, 0, 0, 0
     stream_forward(*arguments)
     return stream_forward.overloads[tuple(typeof(argument) for argument in arguments)].entry_point
