@@ -265,7 +265,7 @@ def _make_call(record: recorder.Record, origin_ns: int, to_ns: Callable[[Any], A
     sizes, flops = _describe(record)
     dtype = record.results[0].dtype if record.results else np.dtype(np.float64)
     threads = max((len(t) for t in record.traces), default=1)
-    chunks = _chunks(record.traces, origin_ns, to_ns)
+    chunks = _chunks(record.traces, origin_ns, (record.end_ns - origin_ns) / 1e9, to_ns)
     joined = 1 + int(chunks["thread"].max(initial=0))
     n_bytes = sum(array.nbytes for array in (*record.arguments.values(), *record.results, *record.kept.values()))
     seconds = (record.end_ns - record.begin_ns) / 1e9
@@ -330,11 +330,11 @@ def _costs(record: recorder.Record, sizes: dict[str, int], dtype: np.dtype, thre
     return forward_costs(counts, gates, dtype, plan_forward(counts, gates, dtype, threads), bool(record.kept))
 
 
-def _chunks(traces: list[np.ndarray], origin_ns: int, to_ns: Callable[[Any], Any]) -> np.ndarray:
-    """Records of dtype `CHUNK` from the traces of the kernel runs of a call."""
+def _chunks(traces: list[np.ndarray], origin_ns: int, end: float, to_ns: Callable[[Any], Any]) -> np.ndarray:
+    """Records of dtype `CHUNK` from the traces of the kernel runs of a call that ended at `end`."""
     parts = []
     ns_per_tick = to_ns(1) - to_ns(0)
-    for times in traces:
+    for times in reversed(traces):
         threads, numbers = np.nonzero(times[:, :, trace.BEGIN])
         found = times[threads, numbers]
         part = np.zeros(len(found), CHUNK)
@@ -344,24 +344,27 @@ def _chunks(traces: list[np.ndarray], origin_ns: int, to_ns: Callable[[Any], Any
         part["seconds"] = found[:, : len(KERNEL_PHASES)] * (ns_per_tick / 1e9)
         part["timed"] = part["seconds"].any(axis=1)
         for thread in range(len(times)):
-            _fill_in(part, np.flatnonzero(threads == thread))
+            _fill_in(part, np.flatnonzero(threads == thread), end)
         parts.append(part)
+        end = float(part["begin"].min(initial=end))
     chunks = np.concatenate(parts) if parts else np.zeros(0, CHUNK)
     return chunks[np.lexsort((chunks["begin"], chunks["thread"]))]
 
 
-def _fill_in(chunks: np.ndarray, places: np.ndarray) -> None:
-    """Estimate the phases of the chunks of one thread in one kernel run that were not timed."""
+def _fill_in(chunks: np.ndarray, places: np.ndarray, end: float) -> None:
+    """Estimate the phases of the chunks of one thread in one kernel run, over by `end`, that were not timed."""
     timed, untimed = places[chunks["timed"][places]], places[~chunks["timed"][places]]
     if not len(untimed):
         return
     sums = chunks["seconds"][timed].sum(axis=0)
-    durations = np.diff(chunks["begin"][places], append=np.nan)
-    lasted = dict(zip(places.tolist(), durations.tolist(), strict=True))
-    a_step = sums.sum() / chunks["steps"][timed].sum()
-    for place in untimed.tolist():
-        seconds = lasted[place] if np.isfinite(lasted[place]) else a_step * chunks["steps"][place]
-        chunks["seconds"][place] = sums / sums.sum() * seconds
+    shares, a_step = sums / sums.sum(), sums.sum() / chunks["steps"][timed].sum()
+    last = places[-1]
+    # Nothing follows the last one: it took as long as others, if there was time.
+    stop = min(chunks["begin"][last] + a_step * chunks["steps"][last], end)
+    durations = np.diff(chunks["begin"][places], append=stop)
+    for place, seconds in zip(places, durations, strict=True):
+        if not chunks["timed"][place]:
+            chunks["seconds"][place] = shares * max(seconds, 0.0)
 
 
 def _phases(
