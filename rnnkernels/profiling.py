@@ -22,7 +22,6 @@ The other functions have no phases. Nothing is recorded outside of a profile.
 import json
 import time
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
@@ -165,9 +164,9 @@ class Profile:
     def calls(self) -> list[Call]:
         """The calls in the order in which they began; complete when the profile has ended."""
         if len(self._calls) != len(self._records):
-            to_ns = _clock(self._begin, self._end if self._end.ns else _now())
+            clock = _Clock.between(self._begin, self._end if self._end.ns else _now())
             records = sorted(self._records, key=lambda record: record.begin_ns)
-            self._calls = [_make_call(record, self._begin.ns, to_ns) for record in records]
+            self._calls = [_make_call(record, clock) for record in records]
         return self._calls
 
     def table(self) -> str:
@@ -255,21 +254,35 @@ def _now() -> _Moment:
     return min(tries)[1]
 
 
-def _clock(begin: _Moment, end: _Moment) -> Callable[[Any], Any]:
-    """From ticks to ns of Python's clock."""
-    ns_per_tick = (end.ns - begin.ns) / max(end.ticks - begin.ticks, 1)
-    return lambda ticks: begin.ns + (ticks - begin.ticks) * ns_per_tick
+class _Clock(NamedTuple):
+    """From ticks and ns to seconds since a profile began."""
+
+    origin: _Moment
+    tick_seconds: float
+
+    @classmethod
+    def between(cls, begin: _Moment, end: _Moment) -> Self:
+        """Calibrated by two moments."""
+        return cls(begin, (end.ns - begin.ns) / max(end.ticks - begin.ticks, 1) / 1e9)
+
+    def of_ns(self, ns: int) -> float:
+        """Seconds since the profile began, of Python's clock."""
+        return (ns - self.origin.ns) / 1e9
+
+    def of_ticks(self, ticks: Any) -> Any:
+        """Seconds since the profile began, of the clock of the kernels."""
+        return (ticks - self.origin.ticks) * self.tick_seconds
 
 
-def _make_call(record: recorder.Record, origin_ns: int, to_ns: Callable[[Any], Any]) -> Call:
+def _make_call(record: recorder.Record, clock: _Clock) -> Call:
     sizes, flops = _describe(record)
     dtype = record.results[0].dtype if record.results else np.dtype(np.float64)
     threads = max((len(t) for t in record.traces), default=1)
-    chunks = _chunks(record.traces, origin_ns, (record.end_ns - origin_ns) / 1e9, to_ns)
+    chunks = _chunks(record.traces, clock.of_ns(record.end_ns), clock)
     joined = 1 + int(chunks["thread"].max(initial=0))
     n_bytes = sum(array.nbytes for array in (*record.arguments.values(), *record.results, *record.kept.values()))
     seconds = (record.end_ns - record.begin_ns) / 1e9
-    begin = (record.begin_ns - origin_ns) / 1e9
+    begin = clock.of_ns(record.begin_ns)
     phases: tuple[Phase, ...] = ()
     limit_seconds = 0.0
     if record.traces:
@@ -330,18 +343,17 @@ def _costs(record: recorder.Record, sizes: dict[str, int], dtype: np.dtype, thre
     return forward_costs(counts, gates, dtype, plan_forward(counts, gates, dtype, threads), bool(record.kept))
 
 
-def _chunks(traces: list[np.ndarray], origin_ns: int, end: float, to_ns: Callable[[Any], Any]) -> np.ndarray:
+def _chunks(traces: list[np.ndarray], end: float, clock: _Clock) -> np.ndarray:
     """Records of dtype `CHUNK` from the traces of the kernel runs of a call that ended at `end`."""
     parts = []
-    ns_per_tick = to_ns(1) - to_ns(0)
     for times in reversed(traces):
         threads, numbers = np.nonzero(times[:, :, trace.BEGIN])
         found = times[threads, numbers]
         part = np.zeros(len(found), CHUNK)
         part["thread"] = threads
-        part["begin"] = (to_ns(found[:, trace.BEGIN]) - origin_ns) / 1e9
+        part["begin"] = clock.of_ticks(found[:, trace.BEGIN])
         part["start"], part["steps"] = found[:, trace.START], found[:, trace.STEPS]
-        part["seconds"] = found[:, : len(KERNEL_PHASES)] * (ns_per_tick / 1e9)
+        part["seconds"] = found[:, : len(KERNEL_PHASES)] * clock.tick_seconds
         part["timed"] = part["seconds"].any(axis=1)
         for thread in range(len(times)):
             _fill_in(part, np.flatnonzero(threads == thread), end)
