@@ -13,7 +13,7 @@ from rnnkernels._sequence import pack, panel_columns, row_stride, unit_columns
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
-from rnnkernels.kernels import layout
+from rnnkernels.kernels import layout, phases
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -166,7 +166,7 @@ def temporal_affine_backward(
     threads = threads_for(2 * N * T * D * M, parts, num_threads)
     scratch = (
         aligned_empty((threads, unit_columns(D, dtype), row_stride(block, dtype)), dtype),
-        aligned_empty((threads, block * panel_columns(1, dtype)), dtype),
+        aligned_empty((threads, block * phases.PANELS_AT_ONCE * panel_columns(1, dtype)), dtype),
     )
     with Team(threads) as team:
         for begin, end in reversed(list(segments(N * T, 2 * D * M))):

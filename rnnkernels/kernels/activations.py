@@ -27,6 +27,7 @@ from rnnkernels.kernels.simd import (
     lanes,
     load,
     load_first,
+    negative,
     power_of_two,
     scale_by_power_of_two,
     store,
@@ -84,7 +85,7 @@ def sigmoid(x):
     """Logistic function, equation (2)."""
     e = exp_of_negative(copysign(x, -1.0))
     s = where_negative(x, e, 1.0)
-    return fma(0.0 - s, e / (e + 1.0), s)
+    return fma(negative(s), e / (e + 1.0), s)
 
 
 @inlined
@@ -96,7 +97,7 @@ def tanh(x):
     m = fma(m, power, power - 1.0)
     numerator = clamp_above(m, 2.0)
     s = numerator * 0.5
-    return copysign(fma(0.0 - s, numerator / (m + 2.0), s), x)
+    return copysign(fma(negative(s), numerator / (m + 2.0), s), x)
 
 
 @kernel

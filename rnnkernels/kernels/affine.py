@@ -9,7 +9,7 @@ a block of scratch rows. Parts of the work do not depend on one another; members
 from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.layout import copy_row, pack_and_add_rows, transpose_rows, unit_count
 from rnnkernels.kernels.micro_kernel import multiply, panel_width
-from rnnkernels.kernels.phases import add_product
+from rnnkernels.kernels.phases import PANELS_AT_ONCE, add_product
 from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
 
 
@@ -30,10 +30,10 @@ def affine_forward(x, weights, start, out, edge, team, leader, begin, end, block
         row = begin + part * block
         rows = min(block, end - row)
         multiply(x, row * depth, depth, rows, weights, 0, depth, whole,
-                 start, 0, 0, out, row * columns, columns)  # fmt: skip
+                 start, 0, 0, out, row * columns, columns, False)  # fmt: skip
         if whole * width < columns:
             multiply(x, row * depth, depth, rows, weights, whole * depth * width, depth, 1,
-                     start, whole * width, 0, edge, edge0, width)  # fmt: skip
+                     start, whole * width, 0, edge, edge0, width, False)  # fmt: skip
             for r in range(rows):
                 copy_row(edge, edge0 + r * width, out, (row + r) * columns + whole * width, columns - whole * width)
         finish_part(team)
@@ -46,7 +46,7 @@ def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, leader, begin, e
     """Dw += x.T @ dout and db += sum of dout over rows `end - 1 .. begin`, in parts of columns; equation (1).
 
     `dw` (D, columns) and `db` (1, columns) have columns in whole panels; they start from zero with the last row. `xT`
-    and `panels` are scratch of each member: the transpose of `block` rows of x, and a panel of as many rows of dout.
+    and `panels` are scratch of each member: the transpose of `block` rows of x, and PANELS_AT_ONCE panels of as many rows of dout.
     """
     inputs, columns = x.shape[1], dout.shape[1]
     count = (columns + panel_width(x) - 1) // panel_width(x)
@@ -60,9 +60,10 @@ def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, leader, begin, e
             rows = min(block, stop - begin)
             first = stop == x.shape[0]
             transpose_rows(x, stop - 1, rows, inputs, own, 0, unit_count(x, inputs))
-            for panel in range(first_panel, end_panel):
-                pack_and_add_rows(dout, stop - 1, rows, columns, 1, panel, panels, panel0, db, first)
-                add_product(own, inputs, panels, panel0, rows, dw, panel, zeros, first)
+            for panel in range(first_panel, end_panel, PANELS_AT_ONCE):
+                together = min(PANELS_AT_ONCE, end_panel - panel)
+                pack_and_add_rows(dout, stop - 1, rows, columns, 1, panel, together, panels, panel0, db, first)
+                add_product(own, inputs, panels, panel0, rows, dw, panel, together, zeros, first)
             stop -= rows
         finish_part(team)
         part = take_part(team)

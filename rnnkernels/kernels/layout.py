@@ -187,20 +187,21 @@ def transpose_rows(source, last_row, depth, columns, target, first, end):
 
 
 @kernel
-def pack_and_add_rows(source, last_row, depth, columns, gates, panel, panels, target, sums, first):
-    """Pack one panel of `depth` rows that end with `last_row`, from the last to the first, its columns in gate order.
+def pack_and_add_rows(source, last_row, depth, columns, gates, panel, count, panels, target, sums, first):
+    """Pack `count` panels of `depth` rows that end with `last_row`, from the last to the first, columns in gate order.
 
-    Overwrites `panels` from `target` on, and adds the rows to the panel's columns in `sums`, which start from zero if
+    Overwrites `panels` from `target` on, and adds the rows to the panels' columns in `sums`, which start from zero if
     `first`. The source has `columns` columns, interleaved.
     """
     step, width, stride = lanes(source), panel_width(source), source.shape[1]
     units = (columns + gates * step - 1) // (gates * step)
-    for v in range(width // step):
-        vector = panel * (width // step) + v
+    vectors = width // step
+    for v in range(count * vectors):
+        vector = panel * vectors + v
         column = (vector % units * gates + vector // units) * step
         left = columns - column if vector < gates * units else 0
         total = splat(source, 0.0) if first else load(sums, vector * step)
-        here, there = last_row * stride + column, target + v * step
+        here, there = last_row * stride + column, target + v // vectors * depth * width + v % vectors * step
         for _ in range(depth):
             line = load(source, here) if left >= step else load_first(source, here, left)
             store(panels, there, line)

@@ -30,7 +30,7 @@ from rnnkernels.kernels.phases import (
     transpose_chunk,
     unit_share,
 )
-from rnnkernels.kernels.simd import fma, lanes, load, store
+from rnnkernels.kernels.simd import fma, lanes, load, negative, store
 from rnnkernels.kernels.team import close_team, enter_team, share, step_size, wait_for_team
 from rnnkernels.kernels.trace import (
     ACCUMULATE,
@@ -86,13 +86,13 @@ def lstm_cell_backward(first, end, gates, gates0, cells, c_prev0, c_next0, dh, d
         tanh_c = tanh(load(cells, c_next0 + j))
         store(h, h0 + j, o * tanh_c)
         dh_o = load(dh, dh0 + j) * o
-        dc_t = fma(dh_o, fma(0.0 - tanh_c, tanh_c, 1.0), load(dc, dc0 + j))
+        dc_t = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dc, dc0 + j))
         dc_i = dc_t * i
         dc_f = dc_t * f
         store(dz, dz0 + q, dc_i * g * (1.0 - i))
         store(dz, dz0 + q + step, dc_f * load(cells, c_prev0 + j) * (1.0 - f))
         store(dz, dz0 + q + 2 * step, dh_o * tanh_c * (1.0 - o))
-        store(dz, dz0 + q + 3 * step, dc_i * fma(0.0 - g, g, 1.0))
+        store(dz, dz0 + q + 3 * step, dc_i * fma(negative(g), g, 1.0))
         store(dc, dc0 + j, dc_f)
 
 
@@ -150,7 +150,7 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
                     z_unit = base * z_stride + z_column
                     project(work, rows, base, inputs, weights, first_panel, end_panel, z_column)
                     time = lap(work.trace, member, number, PROJECT, time)
-                recur(work.h, h_step, weights, hidden, work.z, z_unit, rows, first_panel, end_panel)
+                recur(work.h, h_step, weights, hidden, work.z, z_unit, rows, first_panel, end_panel, s % 2 == 1)
                 time = lap(work.trace, member, number, RECUR, time)
                 for n in range(rows):
                     row = slot + first_row + n
@@ -233,7 +233,7 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
             time = lap(work.trace, member, number, WAIT, time)
             first_panel, last_panel = panels_of_units(first, last, 1)
             recur_backward(work.dz, dz_step + first_row * dz_stride, weights, columns,
-                           work.dh, dh_step + first_row * dh_stride, rows, first_panel, last_panel)  # fmt: skip
+                           work.dh, dh_step + first_row * dh_stride, rows, first_panel, last_panel, s % 2 == 1)  # fmt: skip
             time = lap(work.trace, member, number, RECUR, time)
         if by_rows:
             tick = wait_for_team(team, member, size, tick)

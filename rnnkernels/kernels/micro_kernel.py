@@ -35,10 +35,8 @@ TILE_ROWS = 6
 # of a fused multiply-add; 32 registers hold 6 rows x 4 vectors.
 PANEL_GROUPS = (4, 2, 1, 1, 1, 1) if VECTOR_REGISTERS < 32 else (4, 4, 2, 2, 2, 2)
 
-DEPTH_BLOCK = 256
-"""Depth of the part of a panel that all rows use in turn: 256 lines of 64 bytes fill half of a 32 KiB L1 cache. A
-multiple of SUM_DEPTH."""
-
+DEPTH_BLOCK = 16 * 1024 // (VECTORS_PER_PANEL * VECTOR_BYTES)
+"""Depth of the part of a panel that all rows use in turn: half of an L1 cache of 32 KiB. A multiple of SUM_DEPTH."""
 
 SUM_DEPTH = 64
 """Products that are summed on their own before they are added to the rest: the rounding errors of a sum grow with the
@@ -191,21 +189,28 @@ def _tile_height(rows_left):
 
 
 @kernel
-def multiply(a, a0, a_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride):
-    """C = S + A @ B for `rows` rows and `panels` panels; overwrites C. Matrices and bits as in `multiply_tile`."""
+def multiply(a, a0, a_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride, descending):
+    """C = S + A @ B for `rows` rows and `panels` panels; overwrites C. Matrices and bits as in `multiply_tile`.
+
+    The panels are taken from the last to the first if `descending`: a caller who multiplies by one matrix again and
+    again goes to and fro in it, and finds in a near cache what it read last.
+    """
     if rows == 0:
         return
     width = panel_width(b)
     panel_stride = depth * width
     most_panels = PANEL_GROUPS[min(rows, TILE_ROWS) - 1]
+    whole_groups = panels // most_panels
+    groups = whole_groups + panels % most_panels  # what is left is taken panel by panel
     # A panel that serves one tile is read once and needs no blocks of depth.
     depth_block = DEPTH_BLOCK if rows > TILE_ROWS else depth
     k = 0
     while True:
         block = min(depth_block, depth - k)
-        p = 0
-        while p < panels:
-            group = most_panels if p + most_panels <= panels else 1
+        for turn in range(groups):
+            g = groups - 1 - turn if descending else turn
+            group = most_panels if g < whole_groups else 1
+            p = g * most_panels if g < whole_groups else whole_groups * most_panels + g - whole_groups
             r = 0
             while r < rows:
                 height = _tile_height(rows - r)
@@ -214,7 +219,6 @@ def multiply(a, a0, a_stride, rows, b, b0, depth, panels, start, s0, start_strid
                               start, s0 + r * start_stride + p * width, start_stride,
                               c, c0 + r * c_stride + p * width, c_stride)  # fmt: skip
                 r += height
-            p += group
         k += block
         if k >= depth:
             return

@@ -21,6 +21,10 @@ from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL, multiply, panel_w
 from rnnkernels.kernels.simd import lanes
 from rnnkernels.kernels.team import share
 
+PANELS_AT_ONCE = 2
+"""Panels of dz for which the weight gradients of a chunk are summed together: as many as a register tile of
+`micro_kernel` takes where there are 32 registers; a panel at a time was 4 to 14 % slower there."""
+
 ForwardWeights = namedtuple("ForwardWeights", "Wx Wh b")
 ForwardWeights.__doc__ = """Packed by columns: panels of Wx (depth D) and Wh (depth H), and the bias in one row."""
 
@@ -43,8 +47,8 @@ call. For `trace` see the module of that name.
 BackwardWorkspace = namedtuple("BackwardWorkspace", "x h dh dz dx xT hT dz_panels zeros trace")
 BackwardWorkspace.__doc__ = """Rows of a chunk: inputs, previous hidden states, gradients; and what `accumulate` needs.
 
-`xT` and `hT` are the transposes of `x` and `h`, from the last row to the first; `dz_panels` holds a panel of dz for
-each member, `zeros` is a row of zeros as wide as any. `dh` has the gradient of the states before the chunk in its first
+`xT` and `hT` are the transposes of `x` and `h`, from the last row to the first; `dz_panels` holds PANELS_AT_ONCE panels of dz
+for each member, `zeros` is a row of zeros as wide as any. `dh` has the gradient of the states before the chunk in its first
 N rows, and so holds one step more; it carries the gradient from call to call.
 """
 
@@ -74,23 +78,26 @@ def project(work, rows, first_row, depth, weights, first_panel, end_panel, z_col
     """Project: z = b + x @ Wx for some rows and panels of the workspace; overwrites `work.z` from `z_column` on."""
     column, x_stride, z_stride = first_panel * panel_width(work.x), work.x.shape[1], work.z.shape[1]
     multiply(work.x, first_row * x_stride, x_stride, rows, weights.Wx, column * depth, depth, end_panel - first_panel,
-             weights.b, column, 0, work.z, first_row * z_stride + z_column, z_stride)  # fmt: skip
+             weights.b, column, 0, work.z, first_row * z_stride + z_column, z_stride, False)  # fmt: skip
 
 
 @expanded
-def recur(h, offset, weights, hidden, z, z_offset, rows, first_panel, end_panel):
-    """Recur: z += h @ Wh for the rows of a step and some panels; in `z` they begin at `z_offset`."""
+def recur(h, offset, weights, hidden, z, z_offset, rows, first_panel, end_panel, descending):
+    """Recur: z += h @ Wh for the rows of a step and some panels; in `z` they begin at `z_offset`.
+
+    Steps are `descending` by turns, see `multiply`; so it is in `recur_backward`.
+    """
     column, stride = first_panel * panel_width(h), z.shape[1]
     multiply(h, offset, h.shape[1], rows, weights.Wh, column * hidden, hidden, end_panel - first_panel,
-             z, z_offset, stride, z, z_offset, stride)  # fmt: skip
+             z, z_offset, stride, z, z_offset, stride, descending)  # fmt: skip
 
 
 @expanded
-def recur_backward(dz, dz_offset, weights, depth, dh, dh_offset, rows, first_panel, end_panel):
+def recur_backward(dz, dz_offset, weights, depth, dh, dh_offset, rows, first_panel, end_panel, descending):
     """Recur: dh += dz @ Wh.T for the rows of a step and some panels of hidden units."""
     column, stride = first_panel * panel_width(dz), dh.shape[1]
     multiply(dz, dz_offset, dz.shape[1], rows, weights.Wh, column * depth, depth, end_panel - first_panel,
-             dh, dh_offset + column, stride, dh, dh_offset + column, stride)  # fmt: skip
+             dh, dh_offset + column, stride, dh, dh_offset + column, stride, descending)  # fmt: skip
 
 
 @expanded
@@ -135,20 +142,22 @@ def accumulate(weights, dx, gradients, work, begin, steps, hidden, gates, first,
     first_row, end_row = share(depth, member, size)
     multiply(work.dz, first_row * dz_stride, dz_stride, end_row - first_row,
              weights.Wx, 0, columns, (inputs + width - 1) // width,
-             work.zeros, 0, 0, work.dx, first_row * dx_stride, dx_stride)  # fmt: skip
+             work.zeros, 0, 0, work.dx, first_row * dx_stride, dx_stride, False)  # fmt: skip
     scatter_rows(work.dx, 0, dx_stride, batch * dx_stride, dx, begin, 0, batch, first_row, end_row, 0, inputs)
 
     panel0 = member * work.dz_panels.shape[1]
     first_panel, end_panel = share((columns + width - 1) // width, member, size)
-    for panel in range(first_panel, end_panel):
-        pack_and_add_rows(work.dz, depth - 1, depth, columns, gates, panel, work.dz_panels, panel0, gradients.db, first)
-        add_product(work.xT, inputs, work.dz_panels, panel0, depth, gradients.dWx, panel, work.zeros, first)
-        add_product(work.hT, hidden, work.dz_panels, panel0, depth, gradients.dWh, panel, work.zeros, first)
+    for panel in range(first_panel, end_panel, PANELS_AT_ONCE):
+        panels = min(PANELS_AT_ONCE, end_panel - panel)
+        pack_and_add_rows(work.dz, depth - 1, depth, columns, gates, panel, panels, work.dz_panels, panel0,
+                          gradients.db, first)  # fmt: skip
+        add_product(work.xT, inputs, work.dz_panels, panel0, depth, gradients.dWx, panel, panels, work.zeros, first)
+        add_product(work.hT, hidden, work.dz_panels, panel0, depth, gradients.dWh, panel, panels, work.zeros, first)
 
 
 @expanded
-def add_product(a, rows, b, b0, depth, total, panel, zeros, first):
-    """Total += A @ B for `rows` rows and a panel of columns of `total`, which starts from zero if `first`."""
+def add_product(a, rows, b, b0, depth, total, panel, panels, zeros, first):
+    """Total += A @ B for `rows` rows and some panels of columns of `total`, which starts from zero if `first`."""
     column, stride = panel * panel_width(a), total.shape[1]
     start, s0, start_stride = (zeros, 0, 0) if first else (total, column, stride)
-    multiply(a, 0, a.shape[1], rows, b, b0, depth, 1, start, s0, start_stride, total, column, stride)
+    multiply(a, 0, a.shape[1], rows, b, b0, depth, panels, start, s0, start_stride, total, column, stride, False)

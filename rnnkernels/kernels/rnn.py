@@ -25,7 +25,7 @@ from rnnkernels.kernels.phases import (
     transpose_chunk,
     unit_share,
 )
-from rnnkernels.kernels.simd import fma, lanes, load, store
+from rnnkernels.kernels.simd import fma, lanes, load, negative, store
 from rnnkernels.kernels.team import close_team, enter_team, share, step_size, wait_for_team
 from rnnkernels.kernels.trace import (
     ACCUMULATE,
@@ -57,7 +57,7 @@ def rnn_cell_backward(first, end, states, states0, dh, dh0, h, h0, dz, dz0):
     for j in range(first * lanes(dz), end * lanes(dz), lanes(dz)):
         value = load(states, states0 + j)
         store(h, h0 + j, value)
-        store(dz, dz0 + j, load(dh, dh0 + j) * fma(0.0 - value, value, 1.0))
+        store(dz, dz0 + j, load(dh, dh0 + j) * fma(negative(value), value, 1.0))
 
 
 @kernel
@@ -111,7 +111,7 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
                     z_unit = base * z_stride + z_column
                     project(work, rows, base, inputs, weights, first_panel, end_panel, z_column)
                     time = lap(work.trace, member, number, PROJECT, time)
-                recur(work.h, h_step, weights, hidden, work.z, z_unit, rows, first_panel, end_panel)
+                recur(work.h, h_step, weights, hidden, work.z, z_unit, rows, first_panel, end_panel, s % 2 == 1)
                 time = lap(work.trace, member, number, RECUR, time)
                 for n in range(rows):
                     rnn_cell_forward(unit, end_unit, work.z, z_unit - strip_column + n * z_stride,
@@ -184,7 +184,7 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
             time = lap(work.trace, member, number, WAIT, time)
             first_panel, last_panel = panels_of_units(first, last, 1)
             recur_backward(work.dz, dz_step + first_row * dz_stride, weights, columns,
-                           work.dh, dh_step + first_row * dh_stride, rows, first_panel, last_panel)  # fmt: skip
+                           work.dh, dh_step + first_row * dh_stride, rows, first_panel, last_panel, s % 2 == 1)  # fmt: skip
             time = lap(work.trace, member, number, RECUR, time)
         if by_rows:
             tick = wait_for_team(team, member, size, tick)

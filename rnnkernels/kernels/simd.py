@@ -34,6 +34,9 @@ def _host_registers():
 
 
 VECTOR_BYTES, VECTOR_REGISTERS = _host_registers()
+SCALES_BY_POWERS = "+avx512f" in get_host_cpu_features().split(",")
+"""Whether the host has an instruction for `a * 2**n`."""
+
 if VECTOR_BYTES_FORCED:  # tests of the code generated for other hosts; LLVM splits what the host does not have
     VECTOR_BYTES = int(VECTOR_BYTES_FORCED)
 
@@ -154,6 +157,8 @@ def _vector_function(generate):
 def call_llvm(builder, name, result, *operands):
     """Emit a call of the vector intrinsic `llvm.<name>`."""
     suffix = f"v{result.count}f{8 * _element_bytes(result)}"
+    if isinstance(operands[-1].type.element, ir.IntType):
+        suffix += f".v{result.count}i{operands[-1].type.element.width}"
     signature = ir.FunctionType(result, [o.type for o in operands])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), operands)
 
@@ -189,6 +194,12 @@ def _power_of_two(builder, vector_type, exponent):
 def fma(typingctx, a, b, c):
     """`a * b + c`, rounded once."""
     return _vector_function(lambda builder, v, *abc: call_llvm(builder, "fma", v, *abc))(a, b, c)
+
+
+@intrinsic
+def negative(typingctx, a):
+    """`-a`."""
+    return _vector_function(lambda builder, v, x: builder.fneg(x))(a)
 
 
 @intrinsic
@@ -286,11 +297,13 @@ def power_of_two(typingctx, n, shifter):
 def scale_by_power_of_two(typingctx, a, n, shifter):
     """`a * 2**n` with `n` and `shifter` as in `power_of_two`; NaN in `a` stays NaN.
 
-    Two steps of half the exponent each: a subnormal result is rounded once, and no power overflows.
+    A subnormal result is rounded once: by an instruction, or in two steps of half the exponent, which cannot overflow.
     """
 
     def generate(builder, v, x, shifted, origin):
         exponent = builder.sub(*(builder.bitcast(s, _int_vector(v)) for s in (shifted, origin)))
+        if SCALES_BY_POWERS:
+            return call_llvm(builder, "ldexp", v, x, exponent)
         half = builder.ashr(exponent, ir.Constant(exponent.type, [1] * v.count))
         x = builder.fmul(x, _power_of_two(builder, v, half))
         return builder.fmul(x, _power_of_two(builder, v, builder.sub(exponent, half)))

@@ -51,11 +51,11 @@ def project_stream(x, memory, batch, begin, steps, regions, columns, chunk):
     if steps < batch:
         for s in range(steps):
             multiply(x, (begin + s) * inputs, length * inputs, batch, memory, regions.Wx, inputs, panels,
-                     memory, regions.b, 0, memory, regions.z + s * columns, chunk * columns)  # fmt: skip
+                     memory, regions.b, 0, memory, regions.z + s * columns, chunk * columns, False)  # fmt: skip
     else:
         for n in range(batch):
             multiply(x, (n * length + begin) * inputs, inputs, steps, memory, regions.Wx, inputs, panels,
-                     memory, regions.b, 0, memory, regions.z + n * chunk * columns, columns)  # fmt: skip
+                     memory, regions.b, 0, memory, regions.z + n * chunk * columns, columns, False)  # fmt: skip
 
 
 @kernel
@@ -77,7 +77,7 @@ def stream_forward(x, memory, h, gates, batch, begin, end):
         for s in range(steps):
             z_step, z_stride = regions.z + s * columns, chunk * columns
             multiply(memory, regions.h, unit_columns, batch, memory, regions.Wh, hidden, columns // panel_width(x),
-                     memory, z_step, z_stride, memory, z_step, z_stride)  # fmt: skip
+                     memory, z_step, z_stride, memory, z_step, z_stride, s % 2 == 1)  # fmt: skip
             for n in range(batch):
                 z_row, h_row = z_step + n * z_stride, regions.h + n * unit_columns
                 if gates == LSTM_GATES:
