@@ -215,7 +215,7 @@ def run_backward(
         dx=aligned_empty((depth, row_stride(D, dtype)), dtype),
         xT=aligned_empty((unit_columns(D, dtype), row_stride(depth, dtype)), dtype),
         hT=aligned_empty((unit_columns(H, dtype), row_stride(depth, dtype)), dtype),
-        dz_panels=aligned_empty((plan.threads, depth * phases.PANELS_AT_ONCE * micro_kernel.panel_columns(dtype)), dtype),
+        dz_panels=aligned_empty((plan.threads, phases.PANELS_AT_ONCE * depth * panel_columns(1, dtype)), dtype),
         zeros=aligned_zeros((1, row_stride(max(D, columns), dtype)), dtype),
         trace=recorder.NO_TRACE,
     )

@@ -2,8 +2,9 @@
 
 A small pool of Python threads runs kernels that have released the GIL; nothing of Numba's or a BLAS's own threading is
 used. A call wakes them up when it starts, so that they are awake when it has packed its weights and leads them into the
-kernel (see `rnnkernels.kernels.team`); they stay awake until it is over. While one call uses the pool, concurrent calls
-run on their own thread alone, so that there are never more busy threads than asked for and callers.
+kernel (see `rnnkernels.kernels.team`). After each kernel they listen for the next one for a moment before they go to
+sleep, so that calls that follow one another find them awake. While one call uses the pool, concurrent calls run on
+their own thread alone, so that there are never more busy threads than asked for and callers.
 """
 
 import contextlib
@@ -22,44 +23,70 @@ from rnnkernels.kernels import team as kernels
 
 
 class _Run:
-    """One kernel call of a team: its words, and, when the bell rings, the call of its members and the next run."""
+    """One kernel call of a team: its words, and, when the bell rings, a call for each other member and the next run.
 
-    __slots__ = ("call", "next", "words")
+    A call that is over, or was never made, has none left: so nobody keeps its arrays alive.
+    """
 
-    call: tuple[Callable[..., Any], tuple[Any, ...]]
+    __slots__ = ("calls", "next", "words")
+
     next: "_Run"
 
     def __init__(self, threads: int) -> None:
         self.words = np.zeros(kernels.BARRIERS + threads * kernels.WORDS, np.int64)
+        self.words[kernels.FORGIVEN] = kernels.FORGIVEN_WAITS
+        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
 
 class _Pool:
-    """Threads that wait for teams; they are started when first needed, and end with the process."""
+    """Threads that wait for teams; they are started when first needed, and end with the process.
+
+    Runs form a chain, from team to team. A thread that is awake follows it and listens to the bell of the next run; one
+    that has gone to sleep waits in a queue for a run to begin with.
+    """
 
     def __init__(self) -> None:
         self.free = threading.Lock()
-        self.runs: queue.SimpleQueue[_Run] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[_Run] = queue.SimpleQueue()
         self.count = 0
+        self.roster = np.zeros(kernels.WORDS, np.int64)
+        self.next_run = _Run(1)
 
-    def wake(self, run: _Run, times: int) -> None:
-        """Ask `times` threads to listen for a run. Nothing waits for them."""
+    def assemble(self, threads: int) -> _Run:
+        """Return the first run of a team of so many threads, and see to it that they listen to its bell."""
+        run, first = self.next_run, _Run(threads)
+        run.next = first
+        run.words[kernels.BELL] = kernels.RUNG
+        self.roster[kernels.AT_WORK] = 1
+        self.wake_up(first, threads)
+        return first
+
+    def dismiss(self, run: _Run) -> None:
+        """Let a team go; `run` is the next one of its chain."""
+        self.next_run = run
+        self.roster[kernels.AT_WORK] = 0
+        self.free.release()
+
+    def wake_up(self, run: _Run, threads: int) -> None:
+        """Have as many threads follow the chain from `run` on as a team lacks; nothing waits for them."""
         with contextlib.suppress(RuntimeError):  # the system starts no more threads: those that there are will do
-            while self.count < times:
+            while self.count < threads - 1:
                 threading.Thread(target=self._work, name=f"rnnkernels-{self.count}", daemon=True).start()
                 self.count += 1
-        for _ in range(min(times, self.count)):
-            self.runs.put(run)
+        for _ in range(min(threads - 1, self.count) - self.roster[kernels.AWAKE]):
+            self.queue.put(run)
 
     def _work(self) -> None:
         while True:
-            run = self.runs.get()
-            kernels.wake_up(run.words)
-            while kernels.wait_for_bell(run.words):
-                function, arguments = run.call
-                run = run.next
-                function(*arguments)
-                del function, arguments
-            del run  # a sleeping thread keeps no arrays alive
+            run = self.queue.get()
+            kernels.count_awake(self.roster, 1)
+            while kernels.wait_for_bell(run.words, self.roster, kernels.IDLE_TURNS, kernels.BUSY_TURNS):
+                calls, run = run.calls, run.next
+                with contextlib.suppress(IndexError):  # too late, or one too many
+                    function, arguments = calls.pop()
+                    function(*arguments)
+                    del function, arguments
+            kernels.count_awake(self.roster, -1)
 
 
 _pool = _Pool()
@@ -157,34 +184,33 @@ class Team:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._pool: _Pool | None = None
-        self._run = self._first = _Run(1)
+        self._run = _Run(1)
 
     def __enter__(self) -> "Team":
         if self.threads > 1 and _pool.free.acquire(blocking=False):
             self._pool = _pool
-            self._run = self._first = _Run(self.threads)
-            self._pool.wake(self._run, self.threads - 1)
+            self._run = _pool.assemble(self.threads)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool:
-            self._run.words[kernels.BELL] = kernels.OVER
-            self._pool.free.release()
+            self._pool.dismiss(self._run)
 
     def run(self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...]) -> None:
         """Run `kernel(*data, team, leader, *work)` with this thread as leader."""
         run = self._run
         if self._pool:
             self._run = run.next = _Run(self.threads)
-            run.call = kernel, (*data, run.words, False, *work)
-            run.words[kernels.EXPECTED] = self._first.words[kernels.AWAKE]
+            run.calls = [(kernel, (*data, run.words, False, *work))] * (self.threads - 1)
+            self._pool.wake_up(run, self.threads)
+            run.words[kernels.EXPECTED] = min(self._pool.roster[kernels.AWAKE], self.threads - 1)
         else:
             run.words.fill(0)
         try:
             kernel(*data, run.words, True, *work)
         finally:
-            if run.words[kernels.BELL] != kernels.RUNG:  # an exception before the kernel began, such as an interrupt
-                run.words[kernels.BELL] = kernels.OVER
+            run.calls.clear()
+            run.words[kernels.BELL] = kernels.RUNG  # also after an exception before the kernel began: an interrupt
 
 
 def segments(count: int, flops_each: float) -> Iterator[tuple[int, int]]:

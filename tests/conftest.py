@@ -47,12 +47,27 @@ def whole_teams(monkeypatch):
                 joined.append(others)
             kernel(*arguments)
 
-        wait_until(lambda: self._first.words[team.AWAKE] >= others)
+        wait_until(lambda: others == 0 or self._pool.roster[team.AWAKE] >= others)
         run(self, enter_last, data, work)
 
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
+    monkeypatch.setattr(team, "FORGIVEN_WAITS", 1 << 60)
+    monkeypatch.setattr(team, "IDLE_TURNS", 10**6)
     monkeypatch.setattr(_threads.Team, "run", run_with_all)
     return joined
+
+
+@pytest.fixture
+def broken_teams(monkeypatch, whole_teams):
+    """Have whole teams break up between their first two chunks of steps."""
+    run = _threads.Team.run
+
+    def run_and_break_up(self, kernel, data, work):
+        self._run.words[team.BROKEN_UP] = self.threads > 1
+        run(self, kernel, data, work)
+
+    monkeypatch.setattr(_threads.Team, "run", run_and_break_up)
+    return whole_teams
 
 
 def wait_until(condition):

@@ -12,6 +12,7 @@ import pytest
 
 import rnnkernels
 from rnnkernels import _threads
+from rnnkernels.kernels.trace import read_clock
 
 CELLS = {"lstm": 4, "rnn": 1}
 
@@ -50,6 +51,54 @@ def test_threads__do_not_change_a_bit(whole_teams, cell, dtype, sizes):
     alone = run(cell, call, dh, 1)
     for num_threads in (2, 3, 4):
         assert_same_bits(alone, run(cell, call, dh, num_threads))
+
+
+@pytest.mark.parametrize("sizes", [(1, 700, 3, 64), (7, 161, 5, 41), (64, 9, 16, 128)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_teams_that_break_up__do_not_change_a_bit(broken_teams, cell, sizes):
+    rng = np.random.default_rng(0)
+    call = arguments(rng, CELLS[cell], *sizes, np.float32)
+    dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(np.float32)
+    alone = run(cell, call, dh, 1)
+    with rnnkernels.profiling.profile() as profile:
+        for num_threads in (2, 3):
+            assert_same_bits(alone, run(cell, call, dh, num_threads))
+    assert max(broken_teams) >= 1
+    backward = profile.calls[2].chunks  # of the sequence, not of the packing
+    assert np.count_nonzero(backward["thread"] == 0) > np.count_nonzero(backward["thread"] == 1) > 0
+
+
+def test_team__breaks_up_when_waiting_takes_half_of_the_time():
+    """A member comes late to each barrier, by more than a leader spins for."""
+    import time
+
+    from numba import njit
+
+    from rnnkernels.kernels import team as kernels
+
+    @njit(nogil=True)
+    def meet(line, tick):
+        kernels.consider_breaking_up(line, True, 2)
+        kernels.wait_for_team(line, 0, 2, tick)
+        return kernels.is_broken_up(line, 2)
+
+    line = _threads._Run(2).words
+    line[kernels.JOINED] = 1
+    assert kernels.close_team(line, 0, False) == 2
+
+    def come_late(tick):
+        time.sleep(0.02)
+        line[kernels.BARRIERS + kernels.WORDS] = tick
+
+    broken = []
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        meet(np.zeros_like(line), 0)  # compiles
+        line[kernels.BARRIERS + kernels.BEGAN] = read_clock()
+        for tick in range(1, kernels.FORGIVEN_WAITS + 3):
+            late = executor.submit(come_late, tick)
+            broken.append(meet(line, tick))
+            late.result()
+    assert broken == [False] * (kernels.FORGIVEN_WAITS + 1) + [True]
 
 
 def test_threads__really_help(always_threads):
@@ -128,18 +177,43 @@ def test_other_layers__have_the_same_bits_on_any_number_of_threads(whole_teams, 
     assert max(whole_teams) == num_threads - 1
 
 
-def test_team__whose_kernel_call_fails_lets_its_threads_go():
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), _threads.Team(2) as team:
-        team.run(fail, (), ())
+def test_team__whose_kernel_call_fails_lets_its_threads_go(monkeypatch):
     from conftest import wait_until
 
     from rnnkernels.kernels import team as kernels
 
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
     with _threads.Team(2) as team:
-        wait_until(lambda: team._first.words[kernels.AWAKE] == 1)
+        wait_until(lambda: team._pool.roster[kernels.AWAKE] == 1)
+        with pytest.raises(KeyboardInterrupt):
+            team.run(fail, (), ())
+    wait_until(lambda: _threads._pool.roster[kernels.AWAKE] == 0)
+
+
+def test_pool__threads_that_listen_follow_teams_of_any_size_and_none_is_too_many(monkeypatch):
+    from conftest import wait_until
+
+    from rnnkernels.kernels import team as kernels
+
+    monkeypatch.setattr(kernels, "IDLE_TURNS", 10**6)
+    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
+    came = []
+
+    def kernel(number, threads, words, leader):
+        came.append(number)
+        if leader:
+            words[kernels.BELL] = kernels.RUNG
+            wait_until(lambda: came.count(number) >= threads)
+
+    for number, threads in enumerate((2, 3, 2)):
+        with _threads.Team(threads) as team:
+            team.run(kernel, (number, threads), ())
+    with _threads.Team(4) as team:
+        wait_until(lambda: team._pool.roster[kernels.AWAKE] == 3)
+    assert [came.count(number) for number in range(3)] == [2, 3, 2]
 
 
 def test_set_num_threads__is_what_get_num_threads_says():

@@ -46,7 +46,8 @@ def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, leader, begin, e
     """Dw += x.T @ dout and db += sum of dout over rows `end - 1 .. begin`, in parts of columns; equation (1).
 
     `dw` (D, columns) and `db` (1, columns) have columns in whole panels; they start from zero with the last row. `xT`
-    and `panels` are scratch of each member: the transpose of `block` rows of x, and PANELS_AT_ONCE panels of as many rows of dout.
+    and `panels` are scratch of each member: the transpose of `block` rows of x, and PANELS_AT_ONCE panels of as many
+    rows of dout.
     """
     inputs, columns = x.shape[1], dout.shape[1]
     count = (columns + panel_width(x) - 1) // panel_width(x)

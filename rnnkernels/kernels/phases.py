@@ -47,9 +47,9 @@ call. For `trace` see the module of that name.
 BackwardWorkspace = namedtuple("BackwardWorkspace", "x h dh dz dx xT hT dz_panels zeros trace")
 BackwardWorkspace.__doc__ = """Rows of a chunk: inputs, previous hidden states, gradients; and what `accumulate` needs.
 
-`xT` and `hT` are the transposes of `x` and `h`, from the last row to the first; `dz_panels` holds PANELS_AT_ONCE panels of dz
-for each member, `zeros` is a row of zeros as wide as any. `dh` has the gradient of the states before the chunk in its first
-N rows, and so holds one step more; it carries the gradient from call to call.
+`xT` and `hT` are the transposes of `x` and `h`, from the last row to the first; `dz_panels` holds PANELS_AT_ONCE panels
+of dz for each member, `zeros` is a row of zeros as wide as any. `dh` has the gradient of the states before the chunk in
+its first N rows, and so holds one step more; it carries the gradient from call to call.
 """
 
 

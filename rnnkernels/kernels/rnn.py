@@ -26,7 +26,15 @@ from rnnkernels.kernels.phases import (
     unit_share,
 )
 from rnnkernels.kernels.simd import fma, lanes, load, negative, store
-from rnnkernels.kernels.team import close_team, enter_team, share, step_size, wait_for_team
+from rnnkernels.kernels.team import (
+    close_team,
+    consider_breaking_up,
+    enter_team,
+    is_broken_up,
+    share,
+    step_size,
+    wait_for_team,
+)
 from rnnkernels.kernels.trace import (
     ACCUMULATE,
     CELL,
@@ -71,16 +79,16 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
     member, size, start = enter_team(team, leader, begin)
     if member < 0:
         return
-    tick, number = 1, 0
+    tick, number, recruits = 1, 0, leader
     batch, length, hidden = h.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
     inputs, x_stride, z_stride, h_stride = x.shape[2], work.x.shape[1], work.z.shape[1], work.h.shape[1]
     kept = states.shape[0] == length
     while start < end:
-        if leader and size == 1:
+        if recruits:
             size = close_team(team, start, False)
-            tick = 1
+            recruits, tick = size == 1, 1
         first_row, end_row = row_share(batch, member, size, by_rows)
         rows = end_row - first_row
         first, last = unit_share(units, member, size, by_rows)
@@ -92,8 +100,13 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
         mine = (0, steps * rows) if by_rows else share(steps * rows, member, size)
         gather_rows(x, start, first_row, rows, *mine, work.x, base * x_stride, x_stride, rows * x_stride, 0, inputs)
         time = lap(work.trace, member, number, GATHER, time)
+        consider_breaking_up(team, leader, step_size(size, by_rows))
         tick = wait_for_team(team, member, step_size(size, by_rows), tick)
         time = lap(work.trace, member, number, WAIT, time)
+        if is_broken_up(team, step_size(size, by_rows)):
+            if not leader:
+                return
+            size, last, width = 1, units, hidden
         if chunk > 1:
             first_panel, end_panel = panels_of_units(first, last, GATES)
             project(work, steps * rows, base, inputs, weights, first_panel, end_panel, first_panel * panel_width(x))
@@ -127,7 +140,7 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
         time = lap(work.trace, member, number, SCATTER, time)
         start += steps
         number += 1
-    if leader and size == 1:
+    if recruits:
         close_team(team, end, True)
     wait_for_team(team, member, size, tick)
 
@@ -142,16 +155,16 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
     member, size, stop = enter_team(team, leader, end)
     if member < 0:
         return
-    tick, number = 1, 0
+    tick, number, recruits = 1, 0, leader
     batch, length, hidden = dh.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
     inputs, x_stride, h_stride = x.shape[2], work.x.shape[1], work.h.shape[1]
     dh_stride, dz_stride = work.dh.shape[1], work.dz.shape[1]
     while stop > begin:
-        if leader and size == 1:
+        if recruits:
             size = close_team(team, stop, False)
-            tick = 1
+            recruits, tick = size == 1, 1
         first_row, end_row = row_share(batch, member, size, by_rows)
         rows = end_row - first_row
         first, last = unit_share(units, member, size, by_rows)
@@ -184,7 +197,8 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
             time = lap(work.trace, member, number, WAIT, time)
             first_panel, last_panel = panels_of_units(first, last, 1)
             recur_backward(work.dz, dz_step + first_row * dz_stride, weights, columns,
-                           work.dh, dh_step + first_row * dh_stride, rows, first_panel, last_panel, s % 2 == 1)  # fmt: skip
+                           work.dh, dh_step + first_row * dh_stride, rows,
+                           first_panel, last_panel, s % 2 == 1)  # fmt: skip
             time = lap(work.trace, member, number, RECUR, time)
         if by_rows:
             tick = wait_for_team(team, member, size, tick)
@@ -195,9 +209,14 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
         time = lap(work.trace, member, number, WAIT, time)
         accumulate(weights, dx, gradients, work, start, steps, hidden, GATES, stop == length, member, size)
         time = lap(work.trace, member, number, ACCUMULATE, time)
+        consider_breaking_up(team, leader, size)
         tick = wait_for_team(team, member, size, tick)
         lap(work.trace, member, number, WAIT, time)
         stop = start
         number += 1
-    if leader and size == 1:
+        if is_broken_up(team, size):
+            if not leader:
+                return
+            size = 1
+    if recruits:
         close_team(team, begin, True)

@@ -4,13 +4,14 @@ The *leader*, the thread that was called, rings a bell when it enters. Threads t
 The leader looks for them at each chunk of steps and, once somebody has joined, closes the team: from then on each
 member computes its share, with a barrier where one needs what another computes. Nobody waits for a thread that has not
 entered the kernel, but for a moment for those that heard the bell; and who comes too late returns at once. So a thread
-that never comes costs nothing.
+that never comes costs nothing. Where members lose their processors to other processes so often that the leader waits
+for half of the time, it breaks the team up between two chunks and goes on alone.
 
 Where parts of the work do not depend on one another, members take them one after the other instead; nobody waits but
 the leader, for the last part.
 
 A team is an int64 array of shape (3 + members, WORDS): one line counts the joined, one holds what the leader publishes,
-one is for the bell, and then each member has a line for its barriers. No two lines share a cache line.
+one is for the bell, and then each member has a line for its barriers and lost time. No two lines share a cache line.
 """
 
 import sys
@@ -22,6 +23,7 @@ from numba.extending import intrinsic
 
 from rnnkernels.kernels.jit import expanded, inlined, kernel
 from rnnkernels.kernels.simd import I64, array_data
+from rnnkernels.kernels.trace import clock
 
 WORDS = 16
 """Words of a line: 128 bytes, as prefetchers fetch cache lines in pairs."""
@@ -32,14 +34,24 @@ PATIENCE = 1000
 WELCOME = 10000
 """Turns for which a leader waits for threads that are awake: they need up to 0.1 ms to enter the kernel."""
 
-RUNG, OVER = 1, 2
-"""What the bell says: come into the kernel, or go to sleep."""
+IDLE_TURNS, BUSY_TURNS = PATIENCE + 300, PATIENCE + 30000
+"""Turns for which a thread listens before it goes to sleep: while there is no team about as long as it takes to wake
+up, 0.1 ms on an AMD EPYC (Zen 4) under Linux, so that listening never costs much more than sleeping would have; and
+between the kernel calls of a team some 10 ms, after which there is nothing for it to do there soon."""
+
+FORGIVEN_WAITS = 3
+"""Waits for which a leader has to give way before it thinks of breaking the team up."""
+
+RUNG = 1
+"""What the bell says when it is rung."""
 
 CLOSED = 1 << 32
 JOINED, PUBLISHED, BELL, BARRIERS = 0, WORDS, 2 * WORDS, 3 * WORDS
-SIZE, START = PUBLISHED, PUBLISHED + 1
-AWAKE, EXPECTED = BELL + 1, BELL + 2
+SIZE, START, BROKEN_UP = PUBLISHED, PUBLISHED + 1, PUBLISHED + 2
+EXPECTED, FORGIVEN = BELL + 1, BELL + 2
 TAKEN, DONE = PUBLISHED, PUBLISHED + 1
+LOST, LONG_WAITS, BEGAN = 1, 2, 3  # in the line of a member
+AWAKE, AT_WORK = 0, 1  # in the roster of a pool
 
 
 def _atomic(emit):
@@ -107,19 +119,24 @@ def give_way(typingctx):
 
 
 @inlined
-def wait_until(team, index, number):
-    """Wait until a word is at least `number`; returns it.
+def wait_until(team, index, number, own):
+    """Wait until a word is at least `number`; returns it. `own` is the line of the member that waits.
 
-    After a while the wait gives way: the thread that is waited for may need this very processor.
+    After a while the wait gives way: the thread that is waited for may need this very processor. Such time is lost.
     """
-    turns = 0
+    turns, began = 0, 0
     value = atomic_load(team, index)
     while value < number:
         pause()
         turns += 1
+        if turns == PATIENCE:
+            began = clock()
         if turns > PATIENCE:
             give_way()
         value = atomic_load(team, index)
+    if turns > PATIENCE:
+        atomic_add(team, own + LOST, clock() - began)
+        atomic_add(team, own + LONG_WAITS, 1)
     return value
 
 
@@ -130,15 +147,23 @@ def others_of(team):
 
 
 @kernel
-def wake_up(team):
-    """Say that one more thread is awake and will listen to the bell."""
-    atomic_add(team, AWAKE, 1)
+def count_awake(roster, change):
+    """Say that one more thread is awake, or one less."""
+    atomic_add(roster, AWAKE, change)
 
 
 @kernel
-def wait_for_bell(team):
-    """Listen until the bell is rung; returns whether there is something to do."""
-    return wait_until(team, BELL, RUNG) == RUNG
+def wait_for_bell(team, roster, idle_turns, busy_turns):
+    """Listen to the bell for so many turns, more if a team is at work; returns whether it has rung."""
+    turns = 0
+    while turns < idle_turns or (turns < busy_turns and atomic_load(roster, AT_WORK) > 0):
+        if atomic_load(team, BELL) == RUNG:
+            return True
+        pause()
+        turns += 1
+        if turns > PATIENCE:
+            give_way()
+    return False
 
 
 @kernel
@@ -161,7 +186,7 @@ def join_team(team):
     member = atomic_add(team, JOINED, 1) + 1
     if member >= CLOSED or member > others_of(team):
         return -1, 0, 0
-    size = wait_until(team, SIZE, 1)
+    size = wait_until(team, SIZE, 1, BARRIERS + member * WORDS)
     return (member if member < size else -1), size, atomic_load(team, START)
 
 
@@ -176,6 +201,7 @@ def close_team(team, start, last):
     size = 1 if last else min(atomic_add(team, JOINED, CLOSED), others_of(team)) + 1
     if last:
         atomic_add(team, JOINED, CLOSED)
+    atomic_store(team, BARRIERS + BEGAN, clock())
     atomic_store(team, START, start)
     atomic_store(team, SIZE, size)
     return size
@@ -185,10 +211,26 @@ def close_team(team, start, last):
 def wait_for_team(team, member, size, round_number):
     """Barrier number `round_number` of the members: returns when all have come. Rounds count up from 1."""
     if size > 1:
-        atomic_store(team, BARRIERS + member * WORDS, round_number)
+        own = BARRIERS + member * WORDS
+        atomic_store(team, own, round_number)
         for other in range(size):
-            wait_until(team, BARRIERS + other * WORDS, round_number)
+            wait_until(team, BARRIERS + other * WORDS, round_number, own)
     return round_number + 1
+
+
+@expanded
+def consider_breaking_up(team, leader, size):
+    """Before a barrier: as the leader, break the team up if waiting takes half of the time."""
+    if leader and size > 1 and atomic_load(team, BARRIERS + LONG_WAITS) > atomic_load(team, FORGIVEN):
+        passed = clock() - atomic_load(team, BARRIERS + BEGAN)
+        if atomic_load(team, BARRIERS + LOST) > passed // 2:
+            atomic_store(team, BROKEN_UP, 1)
+
+
+@expanded
+def is_broken_up(team, size):
+    """After that barrier: whether the leader goes on alone."""
+    return size > 1 and atomic_load(team, BROKEN_UP) > 0
 
 
 @expanded
@@ -238,4 +280,4 @@ def finish_part(team):
 def wait_for_parts(team, leader, parts):
     """Return to the leader when all parts are done; who comes too late finds none, and returns at once."""
     if leader:
-        wait_until(team, DONE, parts)
+        wait_until(team, DONE, parts, BARRIERS)
