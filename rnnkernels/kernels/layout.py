@@ -14,11 +14,11 @@ Offsets and strides count elements; arrays are flat or C-contiguous.
 """
 
 from rnnkernels.kernels.jit import expanded, inlined, kernel
-from rnnkernels.kernels.micro_kernel import panel_width
+from rnnkernels.kernels.micro_kernel import SUM_DEPTH, panel_width
 from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block
 from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
 
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE = 4
 """Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken."""
 
 
@@ -191,7 +191,7 @@ def pack_and_add_rows(source, last_row, depth, columns, gates, panel, count, pan
     """Pack `count` panels of `depth` rows that end with `last_row`, from the last to the first, columns in gate order.
 
     Overwrites `panels` from `target` on, and adds the rows to the panels' columns in `sums`, which start from zero if
-    `first`. The source has `columns` columns, interleaved.
+    `first`; in parts of SUM_DEPTH rows, as products are summed. The source has `columns` columns, interleaved.
     """
     step, width, stride = lanes(source), panel_width(source), source.shape[1]
     units = (columns + gates * step - 1) // (gates * step)
@@ -202,12 +202,15 @@ def pack_and_add_rows(source, last_row, depth, columns, gates, panel, count, pan
         left = columns - column if vector < gates * units else 0
         total = splat(source, 0.0) if first else load(sums, vector * step)
         here, there = last_row * stride + column, target + v // vectors * depth * width + v % vectors * step
-        for _ in range(depth):
-            line = load(source, here) if left >= step else load_first(source, here, left)
-            store(panels, there, line)
-            total = total + line
-            here -= stride
-            there += width
+        for k in range(0, depth, SUM_DEPTH):
+            part = splat(source, 0.0)
+            for _ in range(k, min(k + SUM_DEPTH, depth)):
+                line = load(source, here) if left >= step else load_first(source, here, left)
+                store(panels, there, line)
+                part = part + line
+                here -= stride
+                there += width
+            total = total + part
         store(sums, vector * step, total)
 
 
