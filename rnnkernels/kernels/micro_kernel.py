@@ -17,6 +17,7 @@ from rnnkernels.kernels.simd import (
     VECTOR_REGISTERS,
     array_data,
     call_llvm,
+    element_bytes,
     emit_loop,
     lanes,
     llvm_vector,
@@ -34,6 +35,11 @@ TILE_ROWS = 6
 # Panels that a tile of 1, 2, .. TILE_ROWS rows takes at once: few rows take several, since eight sums hide the latency
 # of a fused multiply-add; 32 registers hold 6 rows x 4 vectors.
 PANEL_GROUPS = (4, 2, 1, 1, 1, 1) if VECTOR_REGISTERS < 32 else (4, 4, 2, 2, 2, 2)
+
+# A row that goes to and fro in a small matrix takes less at once where four sums are enough, since one multiply-add per
+# cycle starts: what it read last is then still in the first-level cache.
+SMALL_GROUP = 2 if VECTOR_BYTES == 64 else PANEL_GROUPS[0]
+SMALL_BYTES = 128 * 1024
 
 DEPTH_BLOCK = 16 * 1024 // (VECTORS_PER_PANEL * VECTOR_BYTES)
 """Depth of the part of a panel that all rows use in turn: half of an L1 cache of 32 KiB. A multiple of SUM_DEPTH."""
@@ -60,7 +66,7 @@ def panel_columns(dtype):
 @intrinsic
 def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride, depth,
                   start, s0, start_stride, c, c0, c_stride):  # fmt: skip
-    """C = S + A @ B for 1 .. TILE_ROWS rows and 1 or PANEL_GROUPS[rows - 1] panels; the sums stay in registers.
+    """C = S + A @ B for 1 .. TILE_ROWS rows and 1, PANEL_GROUPS[rows - 1] or, for one row, SMALL_GROUP panels; the sums stay in registers.
 
     A[r, k] is a[a0 + r * a_stride + k]. Line k of panel p starts at
     b[b0 + p * panel_stride + k * columns of a panel]. S and C are rows of columns at their strides; they may be the
@@ -84,7 +90,7 @@ def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride,
         impossible = builder.append_basic_block("impossible")
         choice = builder.switch(builder.add(builder.mul(rows, I64(8)), panels), impossible)
         for row_count, group in enumerate(PANEL_GROUPS, 1):
-            for panel_count in {1, group}:
+            for panel_count in {1, group, SMALL_GROUP} if row_count == 1 else {1, group}:
                 block = builder.append_basic_block(f"tile{row_count}x{panel_count}")
                 choice.add_case(I64(8 * row_count + panel_count), block)
                 builder.position_at_end(block)
@@ -200,6 +206,8 @@ def multiply(a, a0, a_stride, rows, b, b0, depth, panels, start, s0, start_strid
     width = panel_width(b)
     panel_stride = depth * width
     most_panels = PANEL_GROUPS[min(rows, TILE_ROWS) - 1]
+    if rows == 1 and panels * panel_stride * element_bytes(b) <= SMALL_BYTES:
+        most_panels = SMALL_GROUP
     whole_groups = panels // most_panels
     groups = whole_groups + panels % most_panels  # what is left is taken panel by panel
     # A panel that serves one tile is read once and needs no blocks of depth.

@@ -460,3 +460,14 @@ def lanes(typingctx, array):
         return ir.Constant(I64, count)
 
     return types.intp(array), codegen
+
+
+@intrinsic
+def element_bytes(typingctx, array):
+    """Bytes of an element of `array`, a constant to the compiler."""
+    count = array.dtype.bitwidth // 8
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(I64, count)
+
+    return types.intp(array), codegen
