@@ -1,5 +1,7 @@
 """Where arrays come from: results for the caller, and aligned scratch for the kernels."""
 
+import math
+
 import numpy as np
 
 CACHE_LINE_BYTES = 64
@@ -11,12 +13,8 @@ empty = np.empty
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return scratch that starts at a cache line, so that no vector of a row of whole lines straddles two of them."""
-    count = 1
-    for length in shape:
-        count *= length
-    raw = np.empty(count * dtype.itemsize + CACHE_LINE_BYTES, np.uint8)
-    skip = -raw.ctypes.data % CACHE_LINE_BYTES
-    return raw[skip : skip + count * dtype.itemsize].view(dtype).reshape(shape)
+    raw = np.empty(math.prod(shape) * dtype.itemsize + CACHE_LINE_BYTES, np.uint8)
+    return np.ndarray(shape, dtype, raw, -raw.ctypes.data % CACHE_LINE_BYTES)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

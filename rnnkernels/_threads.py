@@ -4,7 +4,7 @@ A small pool of Python threads runs kernels that have released the GIL; nothing 
 used. A call wakes them up when it starts, so that they are awake when it has packed its weights and leads them into the
 kernel (see `rnnkernels.kernels.team`). After each kernel they listen for the next one for a moment before they go to
 sleep, so that calls that follow one another find them awake. While one call uses the pool, concurrent calls run on
-their own thread alone, so that there are never more busy threads than asked for and callers.
+their own thread alone, so that there are no more busy threads than asked for and callers.
 """
 
 import contextlib
@@ -21,6 +21,8 @@ from rnnkernels._checks import check_num_threads
 from rnnkernels._tuning import SEGMENT_FLOPS, THREAD_FLOPS
 from rnnkernels.kernels import team as kernels
 
+_Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
 
 class _Run:
     """One kernel call of a team: its words, and, when the bell rings, a call for each other member and the next run.
@@ -28,14 +30,21 @@ class _Run:
     A call that is over, or was never made, has none left: so nobody keeps its arrays alive.
     """
 
-    __slots__ = ("calls", "next", "words")
+    __slots__ = ("__weakref__", "calls", "next", "threads", "words")
 
     next: "_Run"
 
     def __init__(self, threads: int) -> None:
+        self.threads = threads
         self.words = np.zeros(kernels.BARRIERS + threads * kernels.WORDS, np.int64)
         self.words[kernels.FORGIVEN] = kernels.FORGIVEN_WAITS
-        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.calls: list[_Call] = []
+
+    def take(self) -> _Call | None:
+        """Return a call for one more member, or None if it comes too late or is one too many."""
+        with contextlib.suppress(IndexError):
+            return self.calls.pop()
+        return None
 
 
 class _Pool:
@@ -55,10 +64,10 @@ class _Pool:
     def assemble(self, threads: int) -> _Run:
         """Return the first run of a team of so many threads, and see to it that they listen to its bell."""
         run, first = self.next_run, _Run(threads)
-        run.next = first
+        run.next = self.next_run = first
         run.words[kernels.BELL] = kernels.RUNG
         self.roster[kernels.AT_WORK] = 1
-        self.wake_up(first, threads)
+        self.wake_up(first)
         return first
 
     def dismiss(self, run: _Run) -> None:
@@ -67,25 +76,33 @@ class _Pool:
         self.roster[kernels.AT_WORK] = 0
         self.free.release()
 
-    def wake_up(self, run: _Run, threads: int) -> None:
-        """Have as many threads follow the chain from `run` on as a team lacks; nothing waits for them."""
+    def wake_up(self, run: _Run) -> None:
+        """Have as many threads follow the chain from `run` on as its team lacks; nothing waits for them."""
+        others = run.threads - 1
         with contextlib.suppress(RuntimeError):  # the system starts no more threads: those that there are will do
-            while self.count < threads - 1:
+            while self.count < others:
                 threading.Thread(target=self._work, name=f"rnnkernels-{self.count}", daemon=True).start()
                 self.count += 1
-        for _ in range(min(threads - 1, self.count) - self.roster[kernels.AWAKE]):
+        for _ in range(min(others, self.count) - self.roster[kernels.AWAKE] - self.queue.qsize()):
             self.queue.put(run)
 
     def _work(self) -> None:
         while True:
-            run = self.queue.get()
-            kernels.count_awake(self.roster, 1)
+            self._follow(self.queue.get())
+
+    def _follow(self, run: _Run) -> None:
+        """Take part in runs, until the next one is long in coming."""
+        kernels.count_awake(self.roster, 1)
+        try:
             while kernels.wait_for_bell(run.words, self.roster, kernels.IDLE_TURNS, kernels.BUSY_TURNS):
-                calls, run = run.calls, run.next
-                with contextlib.suppress(IndexError):  # too late, or one too many
-                    function, arguments = calls.pop()
+                if call := run.take():
+                    function, arguments = call
                     function(*arguments)
-                    del function, arguments
+                    del call, function, arguments
+                elif self.roster[kernels.AWAKE] >= run.threads:
+                    return  # teams have become smaller
+                run = run.next
+        finally:
             kernels.count_awake(self.roster, -1)
 
 
@@ -187,9 +204,13 @@ class Team:
         self._run = _Run(1)
 
     def __enter__(self) -> "Team":
-        if self.threads > 1 and _pool.free.acquire(blocking=False):
-            self._pool = _pool
-            self._run = _pool.assemble(self.threads)
+        pool = _pool
+        if self.threads > 1 and pool.free.acquire(blocking=False):
+            with contextlib.ExitStack() as undo:  # in case of an interrupt
+                undo.callback(lambda: pool.dismiss(pool.next_run))
+                self._run = pool.assemble(self.threads)
+                self._pool = pool
+                undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,19 +219,20 @@ class Team:
 
     def run(self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...]) -> None:
         """Run `kernel(*data, team, leader, *work)` with this thread as leader."""
-        run = self._run
-        if self._pool:
-            self._run = run.next = _Run(self.threads)
-            run.calls = [(kernel, (*data, run.words, False, *work))] * (self.threads - 1)
-            self._pool.wake_up(run, self.threads)
-            run.words[kernels.EXPECTED] = min(self._pool.roster[kernels.AWAKE], self.threads - 1)
-        else:
-            run.words.fill(0)
+        run, pool = self._run, self._pool
         try:
+            if pool:
+                run.next = self._run = _Run(self.threads)
+                run.calls = [(kernel, (*data, run.words, False, *work))] * (self.threads - 1)
+                pool.wake_up(run)
+                run.words[kernels.EXPECTED] = min(pool.roster[kernels.AWAKE], self.threads - 1)
+            else:
+                run.words.fill(0)
             kernel(*data, run.words, True, *work)
-        finally:
+        finally:  # also where an interrupt comes before the kernel begins
             run.calls.clear()
-            run.words[kernels.BELL] = kernels.RUNG  # also after an exception before the kernel began: an interrupt
+            if pool:
+                run.words[kernels.BELL] = kernels.RUNG
 
 
 def segments(count: int, flops_each: float) -> Iterator[tuple[int, int]]:

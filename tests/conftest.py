@@ -38,16 +38,20 @@ def whole_teams(monkeypatch):
     run, joined = _threads.Team.run, []
 
     def run_with_all(self, kernel, data, work):
-        words, others = self._run.words, self.threads - 1
+        current, others = self._run, self.threads - 1
+
+        def all_have_come():
+            if others > 0:
+                self._pool.wake_up(current)
+            return current.words[team.JOINED] % team.CLOSED >= others
 
         def enter_last(*arguments):
             if arguments[len(data) + 1]:  # the leader
-                words[team.BELL] = team.RUNG
-                wait_until(lambda: words[team.JOINED] % team.CLOSED >= others)
+                current.words[team.BELL] = team.RUNG
+                wait_until(all_have_come)
                 joined.append(others)
             kernel(*arguments)
 
-        wait_until(lambda: others == 0 or self._pool.roster[team.AWAKE] >= others)
         run(self, enter_last, data, work)
 
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
@@ -58,16 +62,18 @@ def whole_teams(monkeypatch):
 
 
 @pytest.fixture
-def broken_teams(monkeypatch, whole_teams):
-    """Have whole teams break up between their first two chunks of steps."""
+def break_up_teams(monkeypatch, whole_teams):
+    """A function that has whole teams break up at the first occasion after some barriers."""
     run = _threads.Team.run
 
-    def run_and_break_up(self, kernel, data, work):
-        self._run.words[team.BROKEN_UP] = self.threads > 1
-        run(self, kernel, data, work)
+    def break_up_after(barriers):
+        def run_and_break_up(self, kernel, data, work):
+            self._run.words[team.BROKEN_UP] = barriers
+            run(self, kernel, data, work)
 
-    monkeypatch.setattr(_threads.Team, "run", run_and_break_up)
-    return whole_teams
+        monkeypatch.setattr(_threads.Team, "run", run_and_break_up)
+
+    return break_up_after
 
 
 def wait_until(condition):

@@ -7,7 +7,7 @@ from helpers import DTYPES, GATES, assert_all_close, exact, make_arguments
 import rnnkernels
 from rnnkernels import reference
 
-# Around the tiles (6 rows, panels of 8 and 16 columns), the depth block (256) and the chunks; 1 and odd everywhere.
+# Around the tiles (6 rows, panels of 4 to 32 columns), depth blocks (128 to 512) and chunks; 1 and odd everywhere.
 SIZES = [
     (1, 1, 1, 1),
     (1, 2, 3, 4),

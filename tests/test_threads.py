@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import numpy as np
 import pytest
+from conftest import wait_until
 
 import rnnkernels
 from rnnkernels import _threads
@@ -53,23 +55,27 @@ def test_threads__do_not_change_a_bit(whole_teams, cell, dtype, sizes):
         assert_same_bits(alone, run(cell, call, dh, num_threads))
 
 
-@pytest.mark.parametrize("sizes", [(1, 700, 3, 64), (7, 161, 5, 41), (64, 9, 16, 128)])
+@pytest.mark.parametrize(
+    ("sizes", "barriers"), [((1, 700, 3, 64), 1), ((1, 700, 3, 64), 270), ((7, 161, 5, 41), 60), ((64, 9, 16, 128), 5)]
+)
 @pytest.mark.parametrize("cell", CELLS)
-def test_teams_that_break_up__do_not_change_a_bit(broken_teams, cell, sizes):
+def test_teams_that_break_up__do_not_change_a_bit(break_up_teams, cell, sizes, barriers):
     rng = np.random.default_rng(0)
     call = arguments(rng, CELLS[cell], *sizes, np.float32)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(np.float32)
     alone = run(cell, call, dh, 1)
+    break_up_teams(barriers)
     with rnnkernels.profiling.profile() as profile:
         for num_threads in (2, 3):
             assert_same_bits(alone, run(cell, call, dh, num_threads))
-    assert max(broken_teams) >= 1
-    backward = profile.calls[2].chunks  # of the sequence, not of the packing
-    assert np.count_nonzero(backward["thread"] == 0) > np.count_nonzero(backward["thread"] == 1) > 0
+    _, _, backward, *_ = profile.calls
+    leader, other = (np.count_nonzero(backward.chunks["thread"] == thread) for thread in (0, 1))
+    assert leader > other > 0
 
 
-def test_team__breaks_up_when_waiting_takes_half_of_the_time():
-    """A member comes late to each barrier, by more than a leader spins for."""
+@pytest.mark.parametrize("size", [2, 4])
+def test_team__breaks_up_when_the_leader_would_be_faster_alone(size):
+    """The others come late to each barrier, by more than a leader spins for, and hardly anything is done between."""
     import time
 
     from numba import njit
@@ -77,26 +83,27 @@ def test_team__breaks_up_when_waiting_takes_half_of_the_time():
     from rnnkernels.kernels import team as kernels
 
     @njit(nogil=True)
-    def meet(line, tick):
-        kernels.consider_breaking_up(line, True, 2)
-        kernels.wait_for_team(line, 0, 2, tick)
-        return kernels.is_broken_up(line, 2)
+    def meet(line, size, tick):
+        kernels.consider_breaking_up(line, True, size, tick)
+        tick = kernels.wait_for_team(line, 0, size, tick)
+        return kernels.is_broken_up(line, size, tick)
 
-    line = _threads._Run(2).words
-    line[kernels.JOINED] = 1
-    assert kernels.close_team(line, 0, False) == 2
+    line = _threads._Run(size).words
+    line[kernels.JOINED] = size - 1
+    assert kernels.close_team(line, 0, False) == size
 
     def come_late(tick):
         time.sleep(0.02)
-        line[kernels.BARRIERS + kernels.WORDS] = tick
+        for member in range(1, size):
+            line[kernels.BARRIERS + member * kernels.WORDS] = tick
 
     broken = []
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        meet(np.zeros_like(line), 0)  # compiles
+        meet(np.zeros_like(line), 1, 0)  # compiles
         line[kernels.BARRIERS + kernels.BEGAN] = read_clock()
         for tick in range(1, kernels.FORGIVEN_WAITS + 3):
             late = executor.submit(come_late, tick)
-            broken.append(meet(line, tick))
+            broken.append(meet(line, size, tick))
             late.result()
     assert broken == [False] * (kernels.FORGIVEN_WAITS + 1) + [True]
 
@@ -177,43 +184,88 @@ def test_other_layers__have_the_same_bits_on_any_number_of_threads(whole_teams, 
     assert max(whole_teams) == num_threads - 1
 
 
-def test_team__whose_kernel_call_fails_lets_its_threads_go(monkeypatch):
-    from conftest import wait_until
-
+@pytest.fixture
+def pool(monkeypatch):
+    """A pool of its own, whose threads stay awake as long as teams are at work."""
     from rnnkernels.kernels import team as kernels
 
-    def fail(*_):
-        raise KeyboardInterrupt
+    fresh = _threads._Pool()
+    monkeypatch.setattr(_threads, "_pool", fresh)
+    monkeypatch.setattr(kernels, "BUSY_TURNS", 1 << 40)
+    return fresh
 
-    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
+
+def awake(pool):
+    from rnnkernels.kernels import team as kernels
+
+    return pool.roster[kernels.AWAKE]
+
+
+def fail(*_):
+    raise KeyboardInterrupt
+
+
+def test_team__whose_kernel_call_fails_lets_its_threads_go(pool):
     with _threads.Team(2) as team:
-        wait_until(lambda: team._pool.roster[kernels.AWAKE] == 1)
+        wait_until(lambda: awake(pool) == 1)
         with pytest.raises(KeyboardInterrupt):
             team.run(fail, (), ())
-    wait_until(lambda: _threads._pool.roster[kernels.AWAKE] == 0)
+    wait_until(lambda: awake(pool) == 0)
 
 
-def test_pool__threads_that_listen_follow_teams_of_any_size_and_none_is_too_many(monkeypatch):
-    from conftest import wait_until
+def test_team__that_is_interrupted_while_it_assembles_gives_the_pool_back(pool, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "wake_up", fail)
+        with pytest.raises(KeyboardInterrupt), _threads.Team(2):
+            pass
+    with _threads.Team(2) as team:
+        assert team._pool is pool
+        wait_until(lambda: awake(pool) == 1)
 
+
+def meet_others(number, threads, came, words, leader):
+    """A kernel whose leader waits for the other members."""
     from rnnkernels.kernels import team as kernels
 
-    monkeypatch.setattr(kernels, "IDLE_TURNS", 10**6)
-    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
+    came.append(number)
+    if leader:
+        words[kernels.BELL] = kernels.RUNG
+        wait_until(lambda: came.count(number) >= threads)
+
+
+def test_pool__follows_teams_of_any_size_and_no_member_is_too_many(pool):
     came = []
-
-    def kernel(number, threads, words, leader):
-        came.append(number)
-        if leader:
-            words[kernels.BELL] = kernels.RUNG
-            wait_until(lambda: came.count(number) >= threads)
-
     for number, threads in enumerate((2, 3, 2)):
         with _threads.Team(threads) as team:
-            team.run(kernel, (number, threads), ())
-    with _threads.Team(4) as team:
-        wait_until(lambda: team._pool.roster[kernels.AWAKE] == 3)
+            team.run(meet_others, (number, threads, came), ())
+    with _threads.Team(4):
+        wait_until(lambda: awake(pool) == 3)
     assert [came.count(number) for number in range(3)] == [2, 3, 2]
+
+
+def test_pool__lets_threads_sleep_that_smaller_teams_do_not_need(pool):
+    came = []
+    with _threads.Team(4) as team:
+        team.run(meet_others, (0, 4, came), ())
+        wait_until(lambda: awake(pool) == 3)
+    with _threads.Team(2) as team:
+        for number in range(1, 5):
+            team.run(meet_others, (number, 2, came), ())
+        wait_until(lambda: awake(pool) <= 1)
+
+
+def test_pool__keeps_no_run_that_is_over(pool):
+    came = []
+    with _threads.Team(4) as team:
+        first = weakref.ref(team._run)
+        team.run(meet_others, (0, 4, came), ())
+    wait_until(lambda: awake(pool) == 0)
+    for number in range(1, 4):
+        with _threads.Team(2) as team:
+            team.run(meet_others, (number, 2, came), ())
+    wait_until(lambda: awake(pool) == 0)
+    assert pool.queue.qsize() == 0
+    assert first() is None
 
 
 def test_set_num_threads__is_what_get_num_threads_says():

@@ -8,7 +8,7 @@ a block of scratch rows. Parts of the work do not depend on one another; members
 
 from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.layout import copy_row, pack_and_add_rows, transpose_rows, unit_count
-from rnnkernels.kernels.micro_kernel import multiply, panel_width
+from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL, multiply, panel_width
 from rnnkernels.kernels.phases import PANELS_AT_ONCE, add_product
 from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
 
@@ -29,10 +29,11 @@ def affine_forward(x, weights, start, out, edge, team, leader, begin, end, block
     while part < parts:
         row = begin + part * block
         rows = min(block, end - row)
-        multiply(x, row * depth, depth, rows, weights, 0, depth, whole,
+        multiply(x, row * depth, depth, rows, weights, 0, depth, whole * VECTORS_PER_PANEL,
                  start, 0, 0, out, row * columns, columns, False)  # fmt: skip
         if whole * width < columns:
-            multiply(x, row * depth, depth, rows, weights, whole * depth * width, depth, 1,
+            left = unit_count(x, columns - whole * width)
+            multiply(x, row * depth, depth, rows, weights, whole * depth * width, depth, left,
                      start, whole * width, 0, edge, edge0, width, False)  # fmt: skip
             for r in range(rows):
                 copy_row(edge, edge0 + r * width, out, (row + r) * columns + whole * width, columns - whole * width)

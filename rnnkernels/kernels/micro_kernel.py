@@ -33,7 +33,8 @@ TILE_ROWS = 6
 """Rows of the full tile: with two vectors of columns, 12 sums + 2 weights + 1 input fill 15 of 16 registers."""
 
 # Panels that a tile of 1, 2, .. TILE_ROWS rows takes at once: few rows take several, since eight sums hide the latency
-# of a fused multiply-add; 32 registers hold 6 rows x 4 vectors.
+# of a fused multiply-add; 32 registers hold 6 rows x 4 vectors. What is left is taken panel by panel, and half a panel
+# where the other half is padding.
 PANEL_GROUPS = (4, 2, 1, 1, 1, 1) if VECTOR_REGISTERS < 32 else (4, 4, 2, 2, 2, 2)
 
 # A row that goes to and fro in a small matrix takes less at once where four sums are enough, since one multiply-add per
@@ -42,7 +43,8 @@ SMALL_GROUP = 2 if VECTOR_BYTES == 64 else PANEL_GROUPS[0]
 SMALL_BYTES = 128 * 1024
 
 DEPTH_BLOCK = 16 * 1024 // (VECTORS_PER_PANEL * VECTOR_BYTES)
-"""Depth of the part of a panel that all rows use in turn: half of an L1 cache of 32 KiB. A multiple of SUM_DEPTH."""
+"""Depth of the part of a panel that all rows use in turn: 16 KiB, half of an L1 cache of 32 KiB, or all of it where a
+tile takes two panels, which was as fast as less. A multiple of SUM_DEPTH."""
 
 SUM_DEPTH = 64
 """Products that are summed on their own before they are added to the rest: the rounding errors of a sum grow with the
@@ -51,7 +53,8 @@ root of its length, and those of two short sums add up to less than those of a l
 READ, WRITE = 0, 1
 
 UNROLLED_DEPTH = 4
-"""Lines of a panel for each turn of the loop: its own instructions take a share of what the processor can issue."""
+"""Lines of a panel for each turn of the loop, where a tile never takes more than a panel: the loop's own instructions
+take a share of what the processor can issue. Larger tiles are not worth the time to compile them."""
 
 LINES_AHEAD = 64
 """Lines between what a tile of one panel multiplies and what it fetches into the first-level cache: a far cache answers
@@ -64,9 +67,11 @@ def panel_columns(dtype):
 
 
 @intrinsic
-def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride, depth,
+def multiply_tile(typingctx, rows, vectors, a, a0, a_stride, b, b0, panel_stride, depth,
                   start, s0, start_stride, c, c0, c_stride):  # fmt: skip
-    """C = S + A @ B for 1 .. TILE_ROWS rows and 1, PANEL_GROUPS[rows - 1] or, for one row, SMALL_GROUP panels; the sums stay in registers.
+    """C = S + A @ B for 1 .. TILE_ROWS rows and some vectors of columns; the sums stay in registers.
+
+    So many vectors may be asked for: one, those of a panel, of PANEL_GROUPS[rows - 1], and for one row of SMALL_GROUP.
 
     A[r, k] is a[a0 + r * a_stride + k]. Line k of panel p starts at
     b[b0 + p * panel_stride + k * columns of a panel]. S and C are rows of columns at their strides; they may be the
@@ -78,7 +83,7 @@ def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride,
 
     def codegen(context, builder, sig, args):
         a, b, s, c = (array_data(context, builder, sig.args[i], args[i]) for i in (2, 5, 9, 12))
-        rows, panels, _, a0, a_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = args
+        rows, vectors, _, a0, a_stride, _, b0, panel_stride, depth, _, s0, s_stride, _, c0, c_stride = args
         operands = (
             (builder.gep(a, [a0]), a_stride),
             (builder.gep(b, [b0]), panel_stride),
@@ -88,13 +93,14 @@ def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride,
         )
         done = builder.append_basic_block("done")
         impossible = builder.append_basic_block("impossible")
-        choice = builder.switch(builder.add(builder.mul(rows, I64(8)), panels), impossible)
+        choice = builder.switch(builder.add(builder.mul(rows, I64(16)), vectors), impossible)
         for row_count, group in enumerate(PANEL_GROUPS, 1):
-            for panel_count in {1, group, SMALL_GROUP} if row_count == 1 else {1, group}:
-                block = builder.append_basic_block(f"tile{row_count}x{panel_count}")
-                choice.add_case(I64(8 * row_count + panel_count), block)
+            panel_counts = {1, group, SMALL_GROUP} if row_count == 1 else {1, group}
+            for vector_count in {1, *(VECTORS_PER_PANEL * count for count in panel_counts)}:
+                block = builder.append_basic_block(f"tile{row_count}x{vector_count}")
+                choice.add_case(I64(16 * row_count + vector_count), block)
                 builder.position_at_end(block)
-                _emit_tile(builder, llvm_vector(vector_of(sig.args[2])), row_count, panel_count, *operands)
+                _emit_tile(builder, llvm_vector(vector_of(sig.args[2])), row_count, vector_count, *operands)
                 builder.branch(done)
         builder.position_at_end(impossible)
         builder.unreachable()
@@ -104,11 +110,13 @@ def multiply_tile(typingctx, rows, panels, a, a0, a_stride, b, b0, panel_stride,
     return types.void(n, n, a, n, n, b, n, n, n, start, n, n, c, n, n), codegen
 
 
-def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
+def _emit_tile(builder, vector, row_count, vector_count, a, b, depth, s, c):
     """The loops over the depth for one size of tile; a, b, s and c are (pointer, stride)."""
     a_first, a_stride = a
     b_first, panel_stride = b
-    vector_count = panel_count * VECTORS_PER_PANEL
+    panel_count = max(vector_count // VECTORS_PER_PANEL, 1)
+    vectors_each = vector_count // panel_count
+    is_small = vector_count == VECTORS_PER_PANEL * PANEL_GROUPS[row_count - 1] == VECTORS_PER_PANEL
     width = vector.count
     line = VECTORS_PER_PANEL * width
 
@@ -138,7 +146,7 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
             weights = [
                 load_vector(builder, builder.gep(line, [I64(v * width)]), vector)
                 for line in lines
-                for v in range(VECTORS_PER_PANEL)
+                for v in range(vectors_each)
             ]
             heads = [builder.load(builder.gep(builder.gep(row, [k]), [I64(d)])) for row in rows]
             inputs = [splat_scalar(builder, head, vector) for head in heads]
@@ -153,7 +161,7 @@ def _emit_tile(builder, vector, row_count, panel_count, a, b, depth, s, c):
         end = builder.select(builder.icmp_signed("<", end, depth), end, depth)
         zero = ir.Constant(vector, [0.0] * width)
         inner = [k, b_k, *[zero] * (row_count * vector_count)]
-        for depth_here in (UNROLLED_DEPTH, 1) if panel_count == 1 else (1,):
+        for depth_here in (UNROLLED_DEPTH, 1) if is_small else (1,):
             last = builder.sub(end, I64(depth_here))
             inner = emit_loop(builder, inner, lambda k, last=last: builder.icmp_signed("<=", k, last),
                                lambda state, depth_here=depth_here: add_products(state, depth_here))  # fmt: skip
@@ -195,8 +203,8 @@ def _tile_height(rows_left):
 
 
 @kernel
-def multiply(a, a0, a_stride, rows, b, b0, depth, panels, start, s0, start_stride, c, c0, c_stride, descending):
-    """C = S + A @ B for `rows` rows and `panels` panels; overwrites C. Matrices and bits as in `multiply_tile`.
+def multiply(a, a0, a_stride, rows, b, b0, depth, vectors, start, s0, start_stride, c, c0, c_stride, descending):
+    """C = S + A @ B for `rows` rows and `vectors` vectors of columns; overwrites C. The rest is as in `multiply_tile`.
 
     The panels are taken from the last to the first if `descending`: a caller who multiplies by one matrix again and
     again goes to and fro in it, and finds in a near cache what it read last.
@@ -205,24 +213,28 @@ def multiply(a, a0, a_stride, rows, b, b0, depth, panels, start, s0, start_strid
         return
     width = panel_width(b)
     panel_stride = depth * width
+    panels = vectors // VECTORS_PER_PANEL
     most_panels = PANEL_GROUPS[min(rows, TILE_ROWS) - 1]
     if rows == 1 and panels * panel_stride * element_bytes(b) <= SMALL_BYTES:
         most_panels = SMALL_GROUP
-    whole_groups = panels // most_panels
-    groups = whole_groups + panels % most_panels  # what is left is taken panel by panel
+    groups = panels // most_panels
+    # What is left over is taken panel by panel, and half a panel where the other half is padding.
+    pieces = groups + panels % most_panels + vectors % VECTORS_PER_PANEL
     # A panel that serves one tile is read once and needs no blocks of depth.
     depth_block = DEPTH_BLOCK if rows > TILE_ROWS else depth
     k = 0
     while True:
         block = min(depth_block, depth - k)
-        for turn in range(groups):
-            g = groups - 1 - turn if descending else turn
-            group = most_panels if g < whole_groups else 1
-            p = g * most_panels if g < whole_groups else whole_groups * most_panels + g - whole_groups
+        for turn in range(pieces):
+            piece = pieces - 1 - turn if descending else turn
+            p, count = piece * most_panels, most_panels * VECTORS_PER_PANEL
+            if piece >= groups:
+                p = groups * most_panels + piece - groups
+                count = VECTORS_PER_PANEL if p < panels else 1
             r = 0
             while r < rows:
                 height = _tile_height(rows - r)
-                multiply_tile(height, group, a, a0 + r * a_stride + k, a_stride,
+                multiply_tile(height, count, a, a0 + r * a_stride + k, a_stride,
                               b, b0 + p * panel_stride + k * width, panel_stride, block,
                               start, s0 + r * start_stride + p * width, start_stride,
                               c, c0 + r * c_stride + p * width, c_stride)  # fmt: skip

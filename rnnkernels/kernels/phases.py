@@ -17,13 +17,13 @@ from rnnkernels.kernels.layout import (
     transpose_rows,
     unit_count,
 )
-from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL, multiply, panel_width
+from rnnkernels.kernels.micro_kernel import PANEL_GROUPS, VECTORS_PER_PANEL, multiply, panel_width
 from rnnkernels.kernels.simd import lanes
 from rnnkernels.kernels.team import share
 
-PANELS_AT_ONCE = 2
-"""Panels of dz for which the weight gradients of a chunk are summed together: as many as a register tile of
-`micro_kernel` takes where there are 32 registers; a panel at a time was 4 to 14 % slower there."""
+PANELS_AT_ONCE = PANEL_GROUPS[-1]
+"""Panels of dz for which the weight gradients of a chunk are summed together: as many as a full tile takes. Where it
+takes two, one at a time was 4 to 14 % slower."""
 
 ForwardWeights = namedtuple("ForwardWeights", "Wx Wh b")
 ForwardWeights.__doc__ = """Packed by columns: panels of Wx (depth D) and Wh (depth H), and the bias in one row."""
@@ -68,35 +68,30 @@ def unit_share(units, member, size, by_rows):
 
 
 @expanded
-def panels_of_units(first_unit, end_unit, gates):
-    """First and end of the panels of the interleaved columns of a member's units."""
-    return first_unit * gates // VECTORS_PER_PANEL, (end_unit * gates + VECTORS_PER_PANEL - 1) // VECTORS_PER_PANEL
-
-
-@expanded
-def project(work, rows, first_row, depth, weights, first_panel, end_panel, z_column):
-    """Project: z = b + x @ Wx for some rows and panels of the workspace; overwrites `work.z` from `z_column` on."""
-    column, x_stride, z_stride = first_panel * panel_width(work.x), work.x.shape[1], work.z.shape[1]
-    multiply(work.x, first_row * x_stride, x_stride, rows, weights.Wx, column * depth, depth, end_panel - first_panel,
+def project(work, rows, first_row, depth, weights, gates, first_unit, end_unit, z_column):
+    """Project: z = b + x @ Wx for some rows and units of the workspace; overwrites `work.z` from `z_column` on."""
+    column, x_stride, z_stride = first_unit * gates * lanes(work.x), work.x.shape[1], work.z.shape[1]
+    multiply(work.x, first_row * x_stride, x_stride, rows,
+             weights.Wx, column * depth, depth, (end_unit - first_unit) * gates,
              weights.b, column, 0, work.z, first_row * z_stride + z_column, z_stride, False)  # fmt: skip
 
 
 @expanded
-def recur(h, offset, weights, hidden, z, z_offset, rows, first_panel, end_panel, descending):
-    """Recur: z += h @ Wh for the rows of a step and some panels; in `z` they begin at `z_offset`.
+def recur(h, offset, weights, hidden, z, z_offset, rows, gates, first_unit, end_unit, descending):
+    """Recur: z += h @ Wh for the rows of a step and some units; in `z` they begin at `z_offset`.
 
     Steps are `descending` by turns, see `multiply`; so it is in `recur_backward`.
     """
-    column, stride = first_panel * panel_width(h), z.shape[1]
-    multiply(h, offset, h.shape[1], rows, weights.Wh, column * hidden, hidden, end_panel - first_panel,
+    column, stride = first_unit * gates * lanes(h), z.shape[1]
+    multiply(h, offset, h.shape[1], rows, weights.Wh, column * hidden, hidden, (end_unit - first_unit) * gates,
              z, z_offset, stride, z, z_offset, stride, descending)  # fmt: skip
 
 
 @expanded
-def recur_backward(dz, dz_offset, weights, depth, dh, dh_offset, rows, first_panel, end_panel, descending):
-    """Recur: dh += dz @ Wh.T for the rows of a step and some panels of hidden units."""
-    column, stride = first_panel * panel_width(dz), dh.shape[1]
-    multiply(dz, dz_offset, dz.shape[1], rows, weights.Wh, column * depth, depth, end_panel - first_panel,
+def recur_backward(dz, dz_offset, weights, depth, dh, dh_offset, rows, first_unit, end_unit, descending):
+    """Recur: dh += dz @ Wh.T for the rows of a step and some units."""
+    column, stride = first_unit * lanes(dz), dh.shape[1]
+    multiply(dz, dz_offset, dz.shape[1], rows, weights.Wh, column * depth, depth, end_unit - first_unit,
              dh, dh_offset + column, stride, dh, dh_offset + column, stride, descending)  # fmt: skip
 
 
@@ -141,7 +136,7 @@ def accumulate(weights, dx, gradients, work, begin, steps, hidden, gates, first,
 
     first_row, end_row = share(depth, member, size)
     multiply(work.dz, first_row * dz_stride, dz_stride, end_row - first_row,
-             weights.Wx, 0, columns, (inputs + width - 1) // width,
+             weights.Wx, 0, columns, unit_count(dx, inputs),
              work.zeros, 0, 0, work.dx, first_row * dx_stride, dx_stride, False)  # fmt: skip
     scatter_rows(work.dx, 0, dx_stride, batch * dx_stride, dx, begin, 0, batch, first_row, end_row, 0, inputs)
 
@@ -160,4 +155,5 @@ def add_product(a, rows, b, b0, depth, total, panel, panels, zeros, first):
     """Total += A @ B for `rows` rows and some panels of columns of `total`, which starts from zero if `first`."""
     column, stride = panel * panel_width(a), total.shape[1]
     start, s0, start_stride = (zeros, 0, 0) if first else (total, column, stride)
-    multiply(a, 0, a.shape[1], rows, b, b0, depth, panels, start, s0, start_stride, total, column, stride, False)
+    multiply(a, 0, a.shape[1], rows, b, b0, depth, panels * VECTORS_PER_PANEL,
+             start, s0, start_stride, total, column, stride, False)  # fmt: skip

@@ -13,11 +13,9 @@ where dy is the gradient that arrives from outside.
 from rnnkernels.kernels.activations import tanh
 from rnnkernels.kernels.jit import inlined, kernel
 from rnnkernels.kernels.layout import clear_padding, copy_row, copy_row_padded, gather_rows, scatter_rows, unit_count
-from rnnkernels.kernels.micro_kernel import panel_width
 from rnnkernels.kernels.phases import (
     accumulate,
     gather_earlier_gradients,
-    panels_of_units,
     project,
     recur,
     recur_backward,
@@ -100,31 +98,31 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
         mine = (0, steps * rows) if by_rows else share(steps * rows, member, size)
         gather_rows(x, start, first_row, rows, *mine, work.x, base * x_stride, x_stride, rows * x_stride, 0, inputs)
         time = lap(work.trace, member, number, GATHER, time)
-        consider_breaking_up(team, leader, step_size(size, by_rows))
+        consider_breaking_up(team, leader, step_size(size, by_rows), tick)
         tick = wait_for_team(team, member, step_size(size, by_rows), tick)
         time = lap(work.trace, member, number, WAIT, time)
-        if is_broken_up(team, step_size(size, by_rows)):
+        if is_broken_up(team, step_size(size, by_rows), tick):
             if not leader:
                 return
             size, last, width = 1, units, hidden
         if chunk > 1:
-            first_panel, end_panel = panels_of_units(first, last, GATES)
-            project(work, steps * rows, base, inputs, weights, first_panel, end_panel, first_panel * panel_width(x))
+            project(work, steps * rows, base, inputs, weights, GATES, first, last, column * GATES)
             time = lap(work.trace, member, number, PROJECT, time)
         for s in range(steps):
             h_step = (s * batch + first_row) * h_stride
             slot = (start + s if kept else 0) * batch
             for unit in range(first, last, strip):
                 end_unit = min(unit + strip, last)
-                first_panel, end_panel = panels_of_units(unit, end_unit, GATES)
-                strip_column = first_panel * panel_width(x)
+                strip_column = unit * lanes(x) * GATES
                 z_unit = (base + s * rows) * z_stride + strip_column
                 if chunk == 1:
                     z_column = 0 if by_rows else member * strip * lanes(x) * GATES
                     z_unit = base * z_stride + z_column
-                    project(work, rows, base, inputs, weights, first_panel, end_panel, z_column)
+                    project(work, rows, base, inputs, weights, GATES, unit, end_unit, z_column)
                     time = lap(work.trace, member, number, PROJECT, time)
-                recur(work.h, h_step, weights, hidden, work.z, z_unit, rows, first_panel, end_panel, s % 2 == 1)
+                recur(
+                    work.h, h_step, weights, hidden, work.z, z_unit, rows, GATES, unit, end_unit, (start + s) % 2 == 1
+                )
                 time = lap(work.trace, member, number, RECUR, time)
                 for n in range(rows):
                     rnn_cell_forward(unit, end_unit, work.z, z_unit - strip_column + n * z_stride,
@@ -195,10 +193,9 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
             time = lap(work.trace, member, number, CELL, time)
             tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(work.trace, member, number, WAIT, time)
-            first_panel, last_panel = panels_of_units(first, last, 1)
             recur_backward(work.dz, dz_step + first_row * dz_stride, weights, columns,
                            work.dh, dh_step + first_row * dh_stride, rows,
-                           first_panel, last_panel, s % 2 == 1)  # fmt: skip
+                           first, last, (start + s) % 2 == 1)  # fmt: skip
             time = lap(work.trace, member, number, RECUR, time)
         if by_rows:
             tick = wait_for_team(team, member, size, tick)
@@ -209,12 +206,12 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
         time = lap(work.trace, member, number, WAIT, time)
         accumulate(weights, dx, gradients, work, start, steps, hidden, GATES, stop == length, member, size)
         time = lap(work.trace, member, number, ACCUMULATE, time)
-        consider_breaking_up(team, leader, size)
+        consider_breaking_up(team, leader, size, tick)
         tick = wait_for_team(team, member, size, tick)
         lap(work.trace, member, number, WAIT, time)
         stop = start
         number += 1
-        if is_broken_up(team, size):
+        if is_broken_up(team, size, tick):
             if not leader:
                 return
             size = 1

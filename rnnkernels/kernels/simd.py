@@ -23,20 +23,17 @@ I32 = ir.IntType(32)
 I64 = ir.IntType(64)
 
 
-def _host_registers():
-    """Bytes of a vector register and number of such registers, from the features that Numba compiles for."""
+def _host_vectors():
+    """Of the features that Numba compiles for: bytes of a vector register, number of them, and `a * 2**n` or not."""
     features = get_host_cpu_features().split(",")
     if "+avx512f" in features:
-        return 64, 32
+        return 64, 32, True
     if "+avx" in features:
-        return 32, 16
-    return 16, 16 if llvm.get_process_triple().startswith(("x86_64", "i686")) else 32
+        return 32, 16, False
+    return 16, 16 if llvm.get_process_triple().startswith(("x86_64", "i686")) else 32, False
 
 
-VECTOR_BYTES, VECTOR_REGISTERS = _host_registers()
-SCALES_BY_POWERS = "+avx512f" in get_host_cpu_features().split(",")
-"""Whether the host has an instruction for `a * 2**n`."""
-
+VECTOR_BYTES, VECTOR_REGISTERS, SCALES_BY_POWERS = _host_vectors()
 if VECTOR_BYTES_FORCED:  # tests of the code generated for other hosts; LLVM splits what the host does not have
     VECTOR_BYTES = int(VECTOR_BYTES_FORCED)
 

@@ -47,14 +47,14 @@ def project_stream(x, memory, batch, begin, steps, regions, columns, chunk):
     """Project: z = b + x @ Wx for some steps of `x` (N * T, D); row n * `chunk` + s of z is step s of sequence n."""
     inputs = x.shape[1]
     length = x.shape[0] // batch
-    panels = columns // panel_width(x)
+    vectors = columns // lanes(x)
     if steps < batch:
         for s in range(steps):
-            multiply(x, (begin + s) * inputs, length * inputs, batch, memory, regions.Wx, inputs, panels,
+            multiply(x, (begin + s) * inputs, length * inputs, batch, memory, regions.Wx, inputs, vectors,
                      memory, regions.b, 0, memory, regions.z + s * columns, chunk * columns, False)  # fmt: skip
     else:
         for n in range(batch):
-            multiply(x, (n * length + begin) * inputs, inputs, steps, memory, regions.Wx, inputs, panels,
+            multiply(x, (n * length + begin) * inputs, inputs, steps, memory, regions.Wx, inputs, vectors,
                      memory, regions.b, 0, memory, regions.z + n * chunk * columns, columns, False)  # fmt: skip
 
 
@@ -76,8 +76,8 @@ def stream_forward(x, memory, h, gates, batch, begin, end):
         project_stream(x, memory, batch, start, steps, regions, columns, chunk)
         for s in range(steps):
             z_step, z_stride = regions.z + s * columns, chunk * columns
-            multiply(memory, regions.h, unit_columns, batch, memory, regions.Wh, hidden, columns // panel_width(x),
-                     memory, z_step, z_stride, memory, z_step, z_stride, s % 2 == 1)  # fmt: skip
+            multiply(memory, regions.h, unit_columns, batch, memory, regions.Wh, hidden, units * gates,
+                     memory, z_step, z_stride, memory, z_step, z_stride, (start + s) % 2 == 1)  # fmt: skip
             for n in range(batch):
                 z_row, h_row = z_step + n * z_stride, regions.h + n * unit_columns
                 if gates == LSTM_GATES:

@@ -4,8 +4,8 @@ The *leader*, the thread that was called, rings a bell when it enters. Threads t
 The leader looks for them at each chunk of steps and, once somebody has joined, closes the team: from then on each
 member computes its share, with a barrier where one needs what another computes. Nobody waits for a thread that has not
 entered the kernel, but for a moment for those that heard the bell; and who comes too late returns at once. So a thread
-that never comes costs nothing. Where members lose their processors to other processes so often that the leader waits
-for half of the time, it breaks the team up between two chunks and goes on alone.
+that never comes costs nothing. Where members that meet at each step lose their processors to other processes so often
+that the leader would be faster alone, it breaks the team up between two chunks and goes on.
 
 Where parts of the work do not depend on one another, members take them one after the other instead; nobody waits but
 the leader, for the last part.
@@ -219,18 +219,21 @@ def wait_for_team(team, member, size, round_number):
 
 
 @expanded
-def consider_breaking_up(team, leader, size):
-    """Before a barrier: as the leader, break the team up if waiting takes half of the time."""
+def consider_breaking_up(team, leader, size, round_number):
+    """Before a barrier: as the leader, break the team up if less time is left to work in than one member needs alone.
+
+    That is 1 / `size` of all time. Members see it after the barrier, and none before, by the number of its round.
+    """
     if leader and size > 1 and atomic_load(team, BARRIERS + LONG_WAITS) > atomic_load(team, FORGIVEN):
         passed = clock() - atomic_load(team, BARRIERS + BEGAN)
-        if atomic_load(team, BARRIERS + LOST) > passed // 2:
-            atomic_store(team, BROKEN_UP, 1)
+        if atomic_load(team, BARRIERS + LOST) * size > passed * (size - 1):
+            atomic_store(team, BROKEN_UP, round_number)
 
 
 @expanded
-def is_broken_up(team, size):
-    """After that barrier: whether the leader goes on alone."""
-    return size > 1 and atomic_load(team, BROKEN_UP) > 0
+def is_broken_up(team, size, round_number):
+    """After that barrier, when the next one has this number: whether the leader goes on alone."""
+    return size > 1 and 0 < atomic_load(team, BROKEN_UP) < round_number
 
 
 @expanded
