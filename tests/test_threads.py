@@ -1,6 +1,7 @@
 """Threads: the same bits, whoever helps, and no harm to concurrent callers, forks and interrupts."""
 
 import concurrent.futures
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -207,7 +208,7 @@ def fail(*_):
 
 def test_team__whose_kernel_call_fails_lets_its_threads_go(pool):
     with _threads.Team(2) as team:
-        wait_until(lambda: awake(pool) == 1)
+        wait_until_awake(pool, team)
         with pytest.raises(KeyboardInterrupt):
             team.run(fail, (), ())
     wait_until(lambda: awake(pool) == 0)
@@ -220,37 +221,55 @@ def test_team__that_is_interrupted_while_it_assembles_gives_the_pool_back(pool, 
             pass
     with _threads.Team(2) as team:
         assert team._pool is pool
-        wait_until(lambda: awake(pool) == 1)
+        wait_until_awake(pool, team)
 
 
-def meet_others(number, threads, came, words, leader):
-    """A kernel whose leader waits for the other members."""
-    from rnnkernels.kernels import team as kernels
+def meet(pool, team, came):
+    """Run a kernel whose leader waits for all members, and wakes up whoever was about to fall asleep."""
+    current = team._run
+    came.append(0)
 
-    came.append(number)
-    if leader:
-        words[kernels.BELL] = kernels.RUNG
-        wait_until(lambda: came.count(number) >= threads)
+    def kernel(words, leader):
+        from rnnkernels.kernels import team as kernels
+
+        def all_have_come():
+            pool.wake_up(current)
+            return came[-1] >= current.threads
+
+        came[-1] += 1
+        if leader:
+            words[kernels.BELL] = kernels.RUNG
+            wait_until(all_have_come)
+
+    team.run(kernel, (), ())
+
+
+def wait_until_awake(pool, team):
+    def all_are_awake():
+        pool.wake_up(team._run)
+        return awake(pool) == team.threads - 1
+
+    wait_until(all_are_awake)
 
 
 def test_pool__follows_teams_of_any_size_and_no_member_is_too_many(pool):
     came = []
-    for number, threads in enumerate((2, 3, 2)):
+    for threads in (2, 3, 2):
         with _threads.Team(threads) as team:
-            team.run(meet_others, (number, threads, came), ())
-    with _threads.Team(4):
-        wait_until(lambda: awake(pool) == 3)
-    assert [came.count(number) for number in range(3)] == [2, 3, 2]
+            meet(pool, team, came)
+    with _threads.Team(4) as team:
+        wait_until_awake(pool, team)
+    assert came == [2, 3, 2]
 
 
 def test_pool__lets_threads_sleep_that_smaller_teams_do_not_need(pool):
     came = []
     with _threads.Team(4) as team:
-        team.run(meet_others, (0, 4, came), ())
-        wait_until(lambda: awake(pool) == 3)
+        meet(pool, team, came)
+        wait_until_awake(pool, team)
     with _threads.Team(2) as team:
-        for number in range(1, 5):
-            team.run(meet_others, (number, 2, came), ())
+        for _ in range(4):
+            meet(pool, team, came)
         wait_until(lambda: awake(pool) <= 1)
 
 
@@ -258,12 +277,13 @@ def test_pool__keeps_no_run_that_is_over(pool):
     came = []
     with _threads.Team(4) as team:
         first = weakref.ref(team._run)
-        team.run(meet_others, (0, 4, came), ())
+        meet(pool, team, came)
     wait_until(lambda: awake(pool) == 0)
-    for number in range(1, 4):
+    for _ in range(3):
         with _threads.Team(2) as team:
-            team.run(meet_others, (number, 2, came), ())
+            meet(pool, team, came)
     wait_until(lambda: awake(pool) == 0)
+    gc.collect()
     assert pool.queue.qsize() == 0
     assert first() is None
 
