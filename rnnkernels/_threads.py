@@ -21,89 +21,33 @@ from rnnkernels._checks import check_num_threads
 from rnnkernels._tuning import SEGMENT_FLOPS, THREAD_FLOPS
 from rnnkernels.kernels import team as kernels
 
-_Call = tuple[Callable[..., Any], tuple[Any, ...]]
-
-
-class _Run:
-    """One kernel call of a team: its words, and, when the bell rings, a call for each other member and the next run.
-
-    A call that is over, or was never made, has none left: so nobody keeps its arrays alive.
-    """
-
-    __slots__ = ("__weakref__", "calls", "next", "threads", "words")
-
-    next: "_Run"
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self.words = np.zeros(kernels.BARRIERS + threads * kernels.WORDS, np.int64)
-        self.words[kernels.FORGIVEN] = kernels.FORGIVEN_WAITS
-        self.calls: list[_Call] = []
-
-    def take(self) -> _Call | None:
-        """Return a call for one more member, or None if it comes too late or is one too many."""
-        with contextlib.suppress(IndexError):
-            return self.calls.pop()
-        return None
-
 
 class _Pool:
-    """Threads that wait for teams; they are started when first needed, and end with the process.
+    """Threads that take part in the kernels of teams; they are started when first needed, and end with the process.
 
-    Runs form a chain, from team to team. A thread that is awake follows it and listens to the bell of the next run; one
-    that has gone to sleep waits in a queue for a run to begin with.
+    They share one board. A thread that is awake listens to it inside a kernel, without the GIL; one that has gone to
+    sleep waits in a queue.
     """
 
     def __init__(self) -> None:
         self.free = threading.Lock()
-        self.queue: queue.SimpleQueue[_Run] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.count = 0
-        self.roster = np.zeros(kernels.WORDS, np.int64)
-        self.next_run = _Run(1)
+        self.board = np.zeros(kernels.BARRIERS + kernels.MOST_MEMBERS * kernels.WORDS, np.int64)
 
-    def assemble(self, threads: int) -> _Run:
-        """Return the first run of a team of so many threads, and see to it that they listen to its bell."""
-        run, first = self.next_run, _Run(threads)
-        run.next = self.next_run = first
-        run.words[kernels.BELL] = kernels.RUNG
-        self.roster[kernels.AT_WORK] = 1
-        self.wake_up(first)
-        return first
-
-    def dismiss(self, run: _Run) -> None:
-        """Let a team go; `run` is the next one of its chain."""
-        self.next_run = run
-        self.roster[kernels.AT_WORK] = 0
-        self.free.release()
-
-    def wake_up(self, run: _Run) -> None:
-        """Have as many threads follow the chain from `run` on as its team lacks; nothing waits for them."""
-        others = run.threads - 1
+    def wake_up(self, others: int) -> None:
+        """Have at least so many threads listen soon; nothing waits for them."""
         with contextlib.suppress(RuntimeError):  # the system starts no more threads: those that there are will do
             while self.count < others:
                 threading.Thread(target=self._work, name=f"rnnkernels-{self.count}", daemon=True).start()
                 self.count += 1
-        for _ in range(min(others, self.count) - self.roster[kernels.AWAKE] - self.queue.qsize()):
-            self.queue.put(run)
+        for _ in range(min(others, self.count) - self.board[kernels.AWAKE] - self.queue.qsize()):
+            self.queue.put(None)
 
     def _work(self) -> None:
         while True:
-            self._follow(self.queue.get())
-
-    def _follow(self, run: _Run) -> None:
-        """Take part in runs, until the next one is long in coming."""
-        kernels.count_awake(self.roster, 1)
-        try:
-            while kernels.wait_for_bell(run.words, self.roster, kernels.IDLE_TURNS, kernels.BUSY_TURNS):
-                if call := run.take():
-                    function, arguments = call
-                    function(*arguments)
-                    del call, function, arguments
-                elif self.roster[kernels.AWAKE] >= run.threads:
-                    return  # teams have become smaller
-                run = run.next
-        finally:
-            kernels.count_awake(self.roster, -1)
+            self.queue.get()
+            kernels.listen(self.board, kernels.IDLE_TURNS, kernels.BUSY_TURNS)
 
 
 _pool = _Pool()
@@ -192,47 +136,41 @@ def set_num_threads(num_threads: int) -> None:
 def threads_for(flops: float, parts: int, num_threads: int | None) -> int:
     """How many threads a call takes that has `flops` operations and can be divided in `parts`."""
     allowed = _num_threads if num_threads is None else check_num_threads(num_threads)
-    return max(min(allowed, parts, int(flops / THREAD_FLOPS)), 1)
+    return max(min(allowed, parts, int(flops / THREAD_FLOPS), kernels.MOST_MEMBERS), 1)
 
 
 class Team:
     """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block."""
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
+        self._others = threads - 1
         self._pool: _Pool | None = None
-        self._run = _Run(1)
+        self._board = np.zeros(kernels.BARRIERS + kernels.WORDS, np.int64)
 
     def __enter__(self) -> "Team":
         pool = _pool
-        if self.threads > 1 and pool.free.acquire(blocking=False):
+        if self._others > 0 and pool.free.acquire(blocking=False):
             with contextlib.ExitStack() as undo:  # in case of an interrupt
-                undo.callback(lambda: pool.dismiss(pool.next_run))
-                self._run = pool.assemble(self.threads)
-                self._pool = pool
+                undo.callback(self.__exit__)
+                self._pool, self._board = pool, pool.board
+                self._board[kernels.OTHERS] = self._others
+                self._board[kernels.AT_WORK] = 1
+                self._board[kernels.WELCOMED] = kernels.WELCOME
+                self._board[kernels.FORGIVEN] = kernels.FORGIVEN_WAITS
+                pool.wake_up(self._others)
                 undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool:
-            self._pool.dismiss(self._run)
+            self._board[kernels.AT_WORK] = 0
+            self._pool.free.release()
 
     def run(self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...]) -> None:
-        """Run `kernel(*data, team, leader, *work)` with this thread as leader."""
-        run, pool = self._run, self._pool
-        try:
-            if pool:
-                run.next = self._run = _Run(self.threads)
-                run.calls = [(kernel, (*data, run.words, False, *work))] * (self.threads - 1)
-                pool.wake_up(run)
-                run.words[kernels.EXPECTED] = min(pool.roster[kernels.AWAKE], self.threads - 1)
-            else:
-                run.words.fill(0)
-            kernel(*data, run.words, True, *work)
-        finally:  # also where an interrupt comes before the kernel begins
-            run.calls.clear()
-            if pool:
-                run.words[kernels.BELL] = kernels.RUNG
+        """Run `kernel(*data, team, member, *work)` with this thread as leader, member 0."""
+        if self._pool:
+            self._pool.wake_up(self._others)
+        kernel(*data, self._board, 0, *work)
 
 
 def segments(count: int, flops_each: float) -> Iterator[tuple[int, int]]:

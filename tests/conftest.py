@@ -34,31 +34,26 @@ def guarded_memory(monkeypatch):
 
 @pytest.fixture
 def whole_teams(monkeypatch):
-    """Let small calls take threads too, and leaders wait for all members, who would come when all is done otherwise."""
-    run, joined = _threads.Team.run, []
+    """Let small calls take threads too, and leaders wait for all members, who would come when all is done otherwise.
+
+    The list has, for each kernel call of a team, how many there were besides the leader.
+    """
+    run, admitted = _threads.Team.run, []
+    wait_until(lambda: _threads._pool.board[team.AWAKE] == 0)  # who listens by now does so for a short time
 
     def run_with_all(self, kernel, data, work):
-        current, others = self._run, self.threads - 1
-
-        def all_have_come():
-            if others > 0:
-                self._pool.wake_up(current)
-            return current.words[team.JOINED] % team.CLOSED >= others
-
-        def enter_last(*arguments):
-            if arguments[len(data) + 1]:  # the leader
-                current.words[team.BELL] = team.RUNG
-                wait_until(all_have_come)
-                joined.append(others)
-            kernel(*arguments)
-
-        run(self, enter_last, data, work)
+        others = self._others if self._pool else 0
+        wait_until_awake(self, others)
+        run(self, kernel, data, work)
+        if others:
+            admitted.append(int(self._board[team.ADMITTED]))
 
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
     monkeypatch.setattr(team, "FORGIVEN_WAITS", 1 << 60)
-    monkeypatch.setattr(team, "IDLE_TURNS", 10**6)
+    monkeypatch.setattr(team, "WELCOME", 1 << 60)
+    monkeypatch.setattr(team, "BUSY_TURNS", 1 << 60)
     monkeypatch.setattr(_threads.Team, "run", run_with_all)
-    return joined
+    return admitted
 
 
 @pytest.fixture
@@ -68,12 +63,23 @@ def break_up_teams(monkeypatch, whole_teams):
 
     def break_up_after(barriers):
         def run_and_break_up(self, kernel, data, work):
-            self._run.words[team.BROKEN_UP] = barriers
+            self._board[team.BROKEN_UP] = barriers
             run(self, kernel, data, work)
 
         monkeypatch.setattr(_threads.Team, "run", run_and_break_up)
 
     return break_up_after
+
+
+def wait_until_awake(of_team, others):
+    """Wait until so many threads listen to a team; wake up whoever was about to fall asleep."""
+
+    def all_are_awake():
+        if others:
+            of_team._pool.wake_up(others)
+        return others == 0 or of_team._board[team.AWAKE] == others
+
+    wait_until(all_are_awake)
 
 
 def wait_until(condition):

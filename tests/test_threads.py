@@ -1,20 +1,23 @@
 """Threads: the same bits, whoever helps, and no harm to concurrent callers, forks and interrupts."""
 
+import collections
 import concurrent.futures
-import gc
 import multiprocessing
 import os
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
 
 import numpy as np
 import pytest
-from conftest import wait_until
+from conftest import wait_until, wait_until_awake
+from numba import njit
 
 import rnnkernels
 from rnnkernels import _threads
+from rnnkernels.kernels import team as kernels
 from rnnkernels.kernels.trace import read_clock
 
 CELLS = {"lstm": 4, "rnn": 1}
@@ -77,21 +80,17 @@ def test_teams_that_break_up__do_not_change_a_bit(break_up_teams, cell, sizes, b
 @pytest.mark.parametrize("size", [2, 4])
 def test_team__breaks_up_when_the_leader_would_be_faster_alone(size):
     """The others come late to each barrier, by more than a leader spins for, and hardly anything is done between."""
-    import time
-
-    from numba import njit
-
-    from rnnkernels.kernels import team as kernels
 
     @njit(nogil=True)
     def meet(line, size, tick):
-        kernels.consider_breaking_up(line, True, size, tick)
+        kernels.consider_breaking_up(line, 0, size, tick)
         tick = kernels.wait_for_team(line, 0, size, tick)
         return kernels.is_broken_up(line, size, tick)
 
-    line = _threads._Run(size).words
-    line[kernels.JOINED] = size - 1
-    assert kernels.close_team(line, 0, False) == size
+    line = board(size)
+    line[kernels.FORGIVEN] = kernels.FORGIVEN_WAITS
+    assert [kernels.join_team(line) for _ in range(1, size)] == list(range(1, size))
+    assert kernels.close_team(line, 0) == size
 
     def come_late(tick):
         time.sleep(0.02)
@@ -109,27 +108,53 @@ def test_team__breaks_up_when_the_leader_would_be_faster_alone(size):
     assert broken == [False] * (kernels.FORGIVEN_WAITS + 1) + [True]
 
 
-def test_threads__really_help(always_threads):
-    """The calls above would pass if nobody ever joined: here the other member is in the kernel before the leader."""
-    from rnnkernels.kernels import team
+def board(size):
+    """The board of an open team that has room for so many members."""
+    words = np.zeros(kernels.BARRIERS + size * kernels.WORDS, np.int64)
+    words[[kernels.OTHERS, kernels.FREE]] = size - 1
+    return words
 
-    line = np.zeros(team.BARRIERS + 2 * team.WORDS, np.int64)
+
+def test_team__goes_on_together_with_those_who_have_joined():
+    line = board(4)
+    assert kernels.close_team(line, 0) == 1
+    assert [kernels.join_team(line) for _ in range(2)] == [1, 2]
+    assert kernels.close_team(line, 5) == 3
+    assert kernels.join_team(line) == 0
+    assert line[[kernels.SIZE, kernels.START, kernels.ADMITTED]].tolist() == [3, 5, 2]
+    line[kernels.LEFT] = 2
+    kernels.leave_team(line, 0)
+    assert line[[kernels.SIZE, kernels.LEFT]].tolist() == [0, 0]
+
+
+def test_team__has_no_place_for_one_too_many():
+    line = board(3)
+    assert [kernels.join_team(line) for _ in range(5)] == [1, 2, 0, 0, 0]
+    line[kernels.FREE] = -3  # they all saw a place and took the last one at the same time
+    assert kernels.close_team(line, 0) == 3
+
+
+def test_team__that_ends_alone_turns_members_away():
+    line = board(2)
+    assert kernels.close_team(line, 0) == 1
+    kernels.leave_team(line, 0)
+    assert kernels.join_team(line) == 0
+
+
+@pytest.mark.parametrize("joined", [1, 2])
+def test_leader__leaves_when_all_others_have(joined):
+    line = board(3)
+    for _ in range(joined):
+        kernels.join_team(line)
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        member = executor.submit(team.join_team, line)
-        while line[team.JOINED] == 0:
-            pass
-        assert team.close_team(line, 5, False) == 2
-        assert member.result(timeout=60) == (1, 2, 5)
-        assert team.join_team(line) == (-1, 0, 0)
-
-
-def test_threads__a_team_that_ends_alone_turns_members_away():
-    from rnnkernels.kernels import team
-
-    line = np.zeros(team.BARRIERS + 2 * team.WORDS, np.int64)
-    assert team.close_team(line, 0, False) == 1
-    assert team.close_team(line, 9, True) == 1
-    assert team.join_team(line) == (-1, 0, 0)
+        kernels.leave_team(board(1), 0)  # compiles
+        leader = executor.submit(kernels.leave_team, line, 0)
+        wait_until(lambda: line[kernels.SIZE] == 1)  # whoever waits for the team to be closed comes too late
+        for _ in range(joined):
+            time.sleep(0.01)
+            assert not leader.done()
+            line[kernels.LEFT] += 1
+        leader.result(timeout=60)
 
 
 def test_threads__concurrent_callers_get_the_same_bits(always_threads):
@@ -188,30 +213,43 @@ def test_other_layers__have_the_same_bits_on_any_number_of_threads(whole_teams, 
 @pytest.fixture
 def pool(monkeypatch):
     """A pool of its own, whose threads stay awake as long as teams are at work."""
-    from rnnkernels.kernels import team as kernels
-
     fresh = _threads._Pool()
     monkeypatch.setattr(_threads, "_pool", fresh)
-    monkeypatch.setattr(kernels, "BUSY_TURNS", 1 << 40)
+    monkeypatch.setattr(kernels, "BUSY_TURNS", 1 << 60)
+    monkeypatch.setattr(kernels, "WELCOME", 1 << 60)
     return fresh
-
-
-def awake(pool):
-    from rnnkernels.kernels import team as kernels
-
-    return pool.roster[kernels.AWAKE]
 
 
 def fail(*_):
     raise KeyboardInterrupt
 
 
+@njit(nogil=True)
+def count_members(came, offset, name, team, member):
+    """Each member counts itself, if all arguments have come as the leader had them."""
+    kernels.open_to_members(team, member)
+    if name.scale == 0.5 and name.shape == (2, 3):
+        kernels.atomic_add(came, offset + member, 1)
+    kernels.leave_team(team, member)
+
+
+Name = collections.namedtuple("Name", "shape scale")
+
+
+def meet(team):
+    """How often each member of a team entered a kernel."""
+    came = np.zeros(10, np.int64)
+    wait_until_awake(team, team._others)
+    team.run(count_members, (came, 2, Name((2, 3), 0.5)), ())
+    return came.tolist()
+
+
 def test_team__whose_kernel_call_fails_lets_its_threads_go(pool):
     with _threads.Team(2) as team:
-        wait_until_awake(pool, team)
+        wait_until_awake(team, 1)
         with pytest.raises(KeyboardInterrupt):
             team.run(fail, (), ())
-    wait_until(lambda: awake(pool) == 0)
+    wait_until(lambda: pool.board[kernels.AWAKE] == 0)
 
 
 def test_team__that_is_interrupted_while_it_assembles_gives_the_pool_back(pool, monkeypatch):
@@ -221,71 +259,36 @@ def test_team__that_is_interrupted_while_it_assembles_gives_the_pool_back(pool, 
             pass
     with _threads.Team(2) as team:
         assert team._pool is pool
-        wait_until_awake(pool, team)
+        assert meet(team) == [0, 0, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
-def meet(pool, team, came):
-    """Run a kernel whose leader waits for all members, and wakes up whoever was about to fall asleep."""
-    current = team._run
-    came.append(0)
-
-    def kernel(words, leader):
-        from rnnkernels.kernels import team as kernels
-
-        def all_have_come():
-            pool.wake_up(current)
-            return came[-1] >= current.threads
-
-        came[-1] += 1
-        if leader:
-            words[kernels.BELL] = kernels.RUNG
-            wait_until(all_have_come)
-
-    team.run(kernel, (), ())
-
-
-def wait_until_awake(pool, team):
-    def all_are_awake():
-        pool.wake_up(team._run)
-        return awake(pool) == team.threads - 1
-
-    wait_until(all_are_awake)
-
-
-def test_pool__follows_teams_of_any_size_and_no_member_is_too_many(pool):
-    came = []
-    for threads in (2, 3, 2):
+def test_pool__serves_teams_of_any_size_and_no_member_is_too_many(pool):
+    for threads in (2, 3, 2, 6, 1, 4):
         with _threads.Team(threads) as team:
-            meet(pool, team, came)
-    with _threads.Team(4) as team:
-        wait_until_awake(pool, team)
-    assert came == [2, 3, 2]
+            for _ in range(3):
+                assert meet(team) == [0, 0, *[1] * threads, *[0] * (8 - threads)]
 
 
 def test_pool__lets_threads_sleep_that_smaller_teams_do_not_need(pool):
-    came = []
     with _threads.Team(4) as team:
-        meet(pool, team, came)
-        wait_until_awake(pool, team)
+        meet(team)
+        assert pool.board[kernels.AWAKE] == 3
     with _threads.Team(2) as team:
-        for _ in range(4):
-            meet(pool, team, came)
-        wait_until(lambda: awake(pool) <= 1)
+        meet(team)
+        assert pool.board[kernels.AWAKE] == 1
 
 
-def test_pool__keeps_no_run_that_is_over(pool):
-    came = []
-    with _threads.Team(4) as team:
-        first = weakref.ref(team._run)
-        meet(pool, team, came)
-    wait_until(lambda: awake(pool) == 0)
-    for _ in range(3):
-        with _threads.Team(2) as team:
-            meet(pool, team, came)
-    wait_until(lambda: awake(pool) == 0)
-    gc.collect()
-    assert pool.queue.qsize() == 0
-    assert first() is None
+def test_pool__keeps_no_array_of_a_call(pool):
+    """Or else memory that callers give back would be given back late, by other threads."""
+    with _threads.Team(3) as team:
+        came = np.zeros(10, np.int64)
+        data = came, 2, Name((2, 3), 0.5)
+        wait_until_awake(team, 2)
+        team.run(count_members, data, ())
+        assert came.sum() == 3
+        alive = weakref.ref(came)
+        del came, data
+        assert alive() is None
 
 
 def test_set_num_threads__is_what_get_num_threads_says():

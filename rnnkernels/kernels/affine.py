@@ -10,11 +10,11 @@ from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.layout import copy_row, pack_and_add_rows, transpose_rows, unit_count
 from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL, multiply, panel_width
 from rnnkernels.kernels.phases import PANELS_AT_ONCE, add_product
-from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
+from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 
 @kernel
-def affine_forward(x, weights, start, out, edge, team, leader, begin, end, block):
+def affine_forward(x, weights, start, out, edge, team, member, begin, end, block):
     """Affine rows, out = start + x @ w for rows `begin .. end`, in parts of `block` rows; overwrites them.
 
     `weights` are the panels of w, `start` (1, columns) is the bias in whole panels; `edge` is scratch for `block` rows
@@ -24,7 +24,8 @@ def affine_forward(x, weights, start, out, edge, team, leader, begin, end, block
     width = panel_width(x)
     whole = columns // width
     parts = (end - begin + block - 1) // block
-    edge0 = member_number(team, leader) * edge.shape[1]
+    edge0 = member * edge.shape[1]
+    open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         row = begin + part * block
@@ -37,13 +38,12 @@ def affine_forward(x, weights, start, out, edge, team, leader, begin, end, block
                      start, whole * width, 0, edge, edge0, width, False)  # fmt: skip
             for r in range(rows):
                 copy_row(edge, edge0 + r * width, out, (row + r) * columns + whole * width, columns - whole * width)
-        finish_part(team)
         part = take_part(team)
-    wait_for_parts(team, leader, parts)
+    leave_team(team, member)
 
 
 @kernel
-def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, leader, begin, end, block, parts):
+def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, member, begin, end, block, parts):
     """Dw += x.T @ dout and db += sum of dout over rows `end - 1 .. begin`, in parts of columns; equation (1).
 
     `dw` (D, columns) and `db` (1, columns) have columns in whole panels; they start from zero with the last row. `xT`
@@ -52,8 +52,8 @@ def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, leader, begin, e
     """
     inputs, columns = x.shape[1], dout.shape[1]
     count = (columns + panel_width(x) - 1) // panel_width(x)
-    member = member_number(team, leader)
     own, panel0 = xT[member], member * panels.shape[1]
+    open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first_panel, end_panel = share(count, part, parts)
@@ -67,6 +67,5 @@ def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, leader, begin, e
                 pack_and_add_rows(dout, stop - 1, rows, columns, 1, panel, together, panels, panel0, db, first)
                 add_product(own, inputs, panels, panel0, rows, dw, panel, together, zeros, first)
             stop -= rows
-        finish_part(team)
         part = take_part(team)
-    wait_for_parts(team, leader, parts)
+    leave_team(team, member)

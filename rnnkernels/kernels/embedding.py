@@ -6,30 +6,29 @@ Members of a team take parts of the work in turn: rows of the result, and column
 from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.simd import lanes, load, load_first, store, store_first
-from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
+from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 
 @kernel
-def word_embedding_gather(words, table, out, team, leader, begin, end, parts):
+def word_embedding_gather(words, table, out, team, member, begin, end, parts):
     """out[w] = table[words[w]] for w = begin .. end - 1 of the flat `words`; overwrites these rows of `out` (W, D)."""
     width = table.shape[1]
-    member_number(team, leader)
+    open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share(end - begin, part, parts)
         for w in range(begin + first, begin + last):
             copy_row(table, words[w] * width, out, w * width, width)
-        finish_part(team)
         part = take_part(team)
-    wait_for_parts(team, leader, parts)
+    leave_team(team, member)
 
 
 @kernel
-def word_embedding_scatter(words, gradient, table_gradient, team, leader, begin, end, parts):
+def word_embedding_scatter(words, gradient, table_gradient, team, member, begin, end, parts):
     """table_gradient[words[w]] += gradient[w] in the order of w = begin .. end - 1; accumulated."""
     width = table_gradient.shape[1]
     step = lanes(gradient)
-    member_number(team, leader)
+    open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share((width + step - 1) // step, part, parts)
@@ -44,6 +43,5 @@ def word_embedding_scatter(words, gradient, table_gradient, team, leader, begin,
                         load_first(gradient, source + i, width - i),
                     )
                     store_first(table_gradient, target + i, width - i, old + new)
-        finish_part(team)
         part = take_part(team)
-    wait_for_parts(team, leader, parts)
+    leave_team(team, member)

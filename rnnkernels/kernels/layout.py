@@ -16,7 +16,7 @@ Offsets and strides count elements; arrays are flat or C-contiguous.
 from rnnkernels.kernels.jit import expanded, inlined, kernel
 from rnnkernels.kernels.micro_kernel import SUM_DEPTH, panel_width
 from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block
-from rnnkernels.kernels.team import finish_part, member_number, share, take_part, wait_for_parts
+from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 ROWS_AT_ONCE = 4
 """Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken."""
@@ -97,7 +97,7 @@ def scatter_rows(source, source_offset, stride, step_stride, target, begin, firs
 
 
 @kernel
-def pack_columns(weights, gates, panels, team, leader, parts):
+def pack_columns(weights, gates, panels, team, member, parts):
     """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`, by members of a team.
 
     A few rows at a time: whole rows would touch a page of memory for each vector, whole panels one for each line.
@@ -105,7 +105,7 @@ def pack_columns(weights, gates, panels, team, leader, parts):
     depth, hidden = weights.shape[0], weights.shape[1] // gates
     step, width = lanes(weights), panel_width(weights)
     zero = splat(weights, 0.0)
-    member_number(team, leader)
+    open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share(panels.shape[0], part, parts)
@@ -123,13 +123,12 @@ def pack_columns(weights, gates, panels, team, leader, parts):
                         store(panels, target + k * width, load_first(weights, source, left))
                     else:
                         store(panels, target + k * width, zero)
-        finish_part(team)
         part = take_part(team)
-    wait_for_parts(team, leader, parts)
+    leave_team(team, member)
 
 
 @kernel
-def pack_transposed(weights, gates, panels, team, leader, parts):
+def pack_transposed(weights, gates, panels, team, member, parts):
     """Pack the transpose of `weights` (K, G * H): depth of interleaved columns, K columns; overwrites `panels`.
 
     The depth is that of `panels`: U * G * L, or H without padding if G = 1. By members of a team.
@@ -137,7 +136,7 @@ def pack_transposed(weights, gates, panels, team, leader, parts):
     columns, hidden = weights.shape[0], weights.shape[1] // gates
     step, width = lanes(weights), panel_width(weights)
     depth = panels.shape[1] // width
-    member_number(team, leader)
+    open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share(panels.shape[0], part, parts)
@@ -153,9 +152,8 @@ def pack_transposed(weights, gates, panels, team, leader, parts):
                     else:
                         pack_edge(weights, source, gates * hidden, here, hidden - unit * step,
                                   panels, target, width, min(step, depth - row))  # fmt: skip
-        finish_part(team)
         part = take_part(team)
-    wait_for_parts(team, leader, parts)
+    leave_team(team, member)
 
 
 @kernel

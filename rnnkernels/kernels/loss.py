@@ -6,24 +6,23 @@ from rnnkernels.kernels.activations import exp_of_negative
 from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.layout import fill_row
 from rnnkernels.kernels.simd import lanes, load, load_first, maximum, reduce_add, reduce_max, splat, store, store_first
-from rnnkernels.kernels.team import finish_part, member_number, take_part, wait_for_parts
+from rnnkernels.kernels.team import leave_team, open_to_members, take_part
 
 
 @kernel
-def softmax_loss(scores, labels, weights, batch, gradient, sums, team, leader, begin, end, block):
+def softmax_loss(scores, labels, weights, batch, gradient, sums, team, member, begin, end, block):
     """Loss and gradient of rows `begin .. end`, in parts of `block` rows that the members of a team take in turn.
 
     Overwrites these rows of `gradient`, and `sums`: the loss of each part, not divided by `batch`, in float64.
     """
-    member_number(team, leader)
+    open_to_members(team, member)
     parts = (end - begin + block - 1) // block
     part = take_part(team)
     while part < parts:
         row = begin + part * block
         sums[part] = softmax_loss_rows(scores, labels, weights, batch, gradient, row, min(row + block, end))
-        finish_part(team)
         part = take_part(team)
-    wait_for_parts(team, leader, parts)
+    leave_team(team, member)
 
 
 @kernel

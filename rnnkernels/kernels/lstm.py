@@ -34,6 +34,7 @@ from rnnkernels.kernels.team import (
     consider_breaking_up,
     enter_team,
     is_broken_up,
+    leave_team,
     share,
     step_size,
     wait_for_team,
@@ -103,18 +104,18 @@ def lstm_cell_backward(first, end, gates, gates0, cells, c_prev0, c_next0, dh, d
 
 
 @kernel
-def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin, end, chunk, strip, by_rows):
-    """Steps `begin .. end`: equations (1) to (4), by the leader of a team or another member.
+def lstm_sequence_forward(x, weights, h, gates, cells, work, team, member, begin, end, chunk, strip, by_rows):
+    """Steps `begin .. end`: equations (1) to (4), by one member of a team.
 
     Overwrites these steps of `h` (N, T, H), of `gates` (T, N, U * 4 * L) and of `cells` (T + 1, N, U * L), whose step
     t + 1 follows step t. Gates and cells of length 1 keep the last step only. `work.h` carries the hidden state. The
     units are taken in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected
     when its turn comes, and `work.z` holds one strip of each member.
     """
-    member, size, start = enter_team(team, leader, begin)
-    if member < 0:
+    size, start = enter_team(team, member, begin)
+    if member >= size:
         return
-    tick, number, recruits = 1, 0, leader
+    tick, number, recruits = 1, 0, member == 0
     batch, _, hidden = h.shape
     units = unit_count(x, hidden)
     cell_columns = units * lanes(x)
@@ -123,7 +124,7 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
     kept = cells.shape[0] > 1
     while start < end:
         if recruits:
-            size = close_team(team, start, False)
+            size = close_team(team, start)
             recruits, tick = size == 1, 1
         first_row, end_row = row_share(batch, member, size, by_rows)
         rows = end_row - first_row
@@ -136,11 +137,11 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
         mine = (0, steps * rows) if by_rows else share(steps * rows, member, size)
         gather_rows(x, start, first_row, rows, *mine, work.x, base * x_stride, x_stride, rows * x_stride, 0, inputs)
         time = lap(work.trace, member, number, GATHER, time)
-        consider_breaking_up(team, leader, step_size(size, by_rows), tick)
+        consider_breaking_up(team, member, step_size(size, by_rows), tick)
         tick = wait_for_team(team, member, step_size(size, by_rows), tick)
         time = lap(work.trace, member, number, WAIT, time)
         if is_broken_up(team, step_size(size, by_rows), tick):
-            if not leader:
+            if member > 0:
                 return
             size, last, width = 1, units, hidden
         if chunk > 1:
@@ -180,24 +181,22 @@ def lstm_sequence_forward(x, weights, h, gates, cells, work, team, leader, begin
         time = lap(work.trace, member, number, SCATTER, time)
         start += steps
         number += 1
-    if recruits:
-        close_team(team, end, True)
-    wait_for_team(team, member, size, tick)
+    leave_team(team, member)
 
 
 @kernel
 def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, work,
-                           team, leader, begin, end, chunk, by_rows):  # fmt: skip
-    """Steps `end - 1 .. begin`: equations (4) to (9), by the leader of a team or another member.
+                           team, member, begin, end, chunk, by_rows):  # fmt: skip
+    """Steps `end - 1 .. begin`: equations (4) to (9), by one member of a team.
 
     Overwrites these steps of `dx` (N, T, D), takes `dc` (N, U * L) from the last step to before the first, and
     accumulates `gradients`. The first rows of `work.dh` carry the gradient of the hidden state: of step `end - 1` on
     entry, of the state before step `begin` on return.
     """
-    member, size, stop = enter_team(team, leader, end)
-    if member < 0:
+    size, stop = enter_team(team, member, end)
+    if member >= size:
         return
-    tick, number, recruits = 1, 0, leader
+    tick, number, recruits = 1, 0, member == 0
     batch, length, hidden = dh.shape
     units = unit_count(x, hidden)
     cell_columns = units * lanes(x)
@@ -206,7 +205,7 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
     dh_stride, dz_stride = work.dh.shape[1], work.dz.shape[1]
     while stop > begin:
         if recruits:
-            size = close_team(team, stop, False)
+            size = close_team(team, stop)
             recruits, tick = size == 1, 1
         first_row, end_row = row_share(batch, member, size, by_rows)
         rows = end_row - first_row
@@ -255,14 +254,13 @@ def lstm_sequence_backward(x, h0, weights, gates, cells, dh, dc, dx, gradients, 
         time = lap(work.trace, member, number, WAIT, time)
         accumulate(weights, dx, gradients, work, start, steps, hidden, GATES, stop == length, member, size)
         time = lap(work.trace, member, number, ACCUMULATE, time)
-        consider_breaking_up(team, leader, size, tick)
+        consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)
         lap(work.trace, member, number, WAIT, time)
         stop = start
         number += 1
         if is_broken_up(team, size, tick):
-            if not leader:
+            if member > 0:
                 return
             size = 1
-    if recruits:
-        close_team(team, begin, True)
+    leave_team(team, member)

@@ -29,6 +29,7 @@ from rnnkernels.kernels.team import (
     consider_breaking_up,
     enter_team,
     is_broken_up,
+    leave_team,
     share,
     step_size,
     wait_for_team,
@@ -67,17 +68,17 @@ def rnn_cell_backward(first, end, states, states0, dh, dh0, h, h0, dz, dz0):
 
 
 @kernel
-def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, chunk, strip, by_rows):
-    """Steps `begin .. end`: equations (1) and (2), by the leader of a team or another member.
+def rnn_sequence_forward(x, weights, h, states, work, team, member, begin, end, chunk, strip, by_rows):
+    """Steps `begin .. end`: equations (1) and (2), by one member of a team.
 
     Overwrites these steps of `h` (N, T, H) and of `states` (T, N, U * L); states of length 1 keep the last step only.
     `work.h` carries the hidden state. The units are taken in strips of `strip`, a multiple of a panel. Where a chunk is
     a single step, each strip is projected when its turn comes, and `work.z` holds one strip of each member.
     """
-    member, size, start = enter_team(team, leader, begin)
-    if member < 0:
+    size, start = enter_team(team, member, begin)
+    if member >= size:
         return
-    tick, number, recruits = 1, 0, leader
+    tick, number, recruits = 1, 0, member == 0
     batch, length, hidden = h.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
@@ -85,7 +86,7 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
     kept = states.shape[0] == length
     while start < end:
         if recruits:
-            size = close_team(team, start, False)
+            size = close_team(team, start)
             recruits, tick = size == 1, 1
         first_row, end_row = row_share(batch, member, size, by_rows)
         rows = end_row - first_row
@@ -98,11 +99,11 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
         mine = (0, steps * rows) if by_rows else share(steps * rows, member, size)
         gather_rows(x, start, first_row, rows, *mine, work.x, base * x_stride, x_stride, rows * x_stride, 0, inputs)
         time = lap(work.trace, member, number, GATHER, time)
-        consider_breaking_up(team, leader, step_size(size, by_rows), tick)
+        consider_breaking_up(team, member, step_size(size, by_rows), tick)
         tick = wait_for_team(team, member, step_size(size, by_rows), tick)
         time = lap(work.trace, member, number, WAIT, time)
         if is_broken_up(team, step_size(size, by_rows), tick):
-            if not leader:
+            if member > 0:
                 return
             size, last, width = 1, units, hidden
         if chunk > 1:
@@ -138,22 +139,20 @@ def rnn_sequence_forward(x, weights, h, states, work, team, leader, begin, end, 
         time = lap(work.trace, member, number, SCATTER, time)
         start += steps
         number += 1
-    if recruits:
-        close_team(team, end, True)
-    wait_for_team(team, member, size, tick)
+    leave_team(team, member)
 
 
 @kernel
-def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team, leader, begin, end, chunk, by_rows):
-    """Steps `end - 1 .. begin`: equations (3) to (5), by the leader of a team or another member.
+def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team, member, begin, end, chunk, by_rows):
+    """Steps `end - 1 .. begin`: equations (3) to (5), by one member of a team.
 
     Overwrites these steps of `dx` (N, T, D) and accumulates `gradients`. The first rows of `work.dh` carry the gradient
     of the hidden state: of step `end - 1` on entry, of the state before step `begin` on return.
     """
-    member, size, stop = enter_team(team, leader, end)
-    if member < 0:
+    size, stop = enter_team(team, member, end)
+    if member >= size:
         return
-    tick, number, recruits = 1, 0, leader
+    tick, number, recruits = 1, 0, member == 0
     batch, length, hidden = dh.shape
     units = unit_count(x, hidden)
     columns = units * lanes(x)
@@ -161,7 +160,7 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
     dh_stride, dz_stride = work.dh.shape[1], work.dz.shape[1]
     while stop > begin:
         if recruits:
-            size = close_team(team, stop, False)
+            size = close_team(team, stop)
             recruits, tick = size == 1, 1
         first_row, end_row = row_share(batch, member, size, by_rows)
         rows = end_row - first_row
@@ -206,14 +205,13 @@ def rnn_sequence_backward(x, h0, weights, states, dh, dx, gradients, work, team,
         time = lap(work.trace, member, number, WAIT, time)
         accumulate(weights, dx, gradients, work, start, steps, hidden, GATES, stop == length, member, size)
         time = lap(work.trace, member, number, ACCUMULATE, time)
-        consider_breaking_up(team, leader, size, tick)
+        consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)
         lap(work.trace, member, number, WAIT, time)
         stop = start
         number += 1
         if is_broken_up(team, size, tick):
-            if not leader:
+            if member > 0:
                 return
             size = 1
-    if recruits:
-        close_team(team, begin, True)
+    leave_team(team, member)

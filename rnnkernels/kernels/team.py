@@ -1,17 +1,19 @@
 """Several threads in one kernel: how they find together, share hidden units, and wait for each other.
 
-The *leader*, the thread that was called, rings a bell when it enters. Threads that listen (`wait_for_bell`) *join* it.
-The leader looks for them at each chunk of steps and, once somebody has joined, closes the team: from then on each
-member computes its share, with a barrier where one needs what another computes. Nobody waits for a thread that has not
-entered the kernel, but for a moment for those that heard the bell; and who comes too late returns at once. So a thread
-that never comes costs nothing. Where members that meet at each step lose their processors to other processes so often
-that the leader would be faster alone, it breaks the team up between two chunks and goes on.
+The *leader*, the thread that was called, offers its kernel when it enters. Threads that listen (`listen`) *join* it:
+they call the same machine code with the same arguments, but as another member. The leader looks for them at each chunk
+of steps and, once somebody has joined, closes the team: from then on each member computes its share, with a barrier
+where one needs what another computes. Nobody waits for a thread that has not entered the kernel, but for a moment for
+those that are awake. So a thread that never comes costs nothing. Where members that meet at each step lose their
+processors to other processes so often that the leader would be faster alone, it breaks the team up between two chunks
+and goes on. At the end the leader waits until all others have left: they use its arguments, which end with its call.
 
-Where parts of the work do not depend on one another, members take them one after the other instead; nobody waits but
-the leader, for the last part.
+Where parts of the work do not depend on one another, members take them one after the other instead; the team stays
+open until all are taken.
 
-A team is an int64 array of shape (3 + members, WORDS): one line counts the joined, one holds what the leader publishes,
-one is for the bell, and then each member has a line for its barriers and lost time. No two lines share a cache line.
+A board is an int64 array of LINES + members lines of WORDS: for the places that are free, for those who have left, for
+those who are awake, for the offer, for what the leader publishes, and then for the barriers and lost time of each
+member. No two lines share a cache line. With `others` = 0 nobody can join, and nobody else needs to see the board.
 """
 
 import sys
@@ -28,11 +30,14 @@ from rnnkernels.kernels.trace import clock
 WORDS = 16
 """Words of a line: 128 bytes, as prefetchers fetch cache lines in pairs."""
 
+MOST_MEMBERS = 256
+"""Members for which the board of a pool has lines."""
+
 PATIENCE = 1000
 """Turns of a waiting loop, each a pause of some 10 to 60 ns, before it gives way."""
 
 WELCOME = 10000
-"""Turns for which a leader waits for threads that are awake: they need up to 0.1 ms to enter the kernel."""
+"""Turns for which a leader waits for threads that are awake: one of them may have lost its processor for a moment."""
 
 IDLE_TURNS, BUSY_TURNS = PATIENCE + 300, PATIENCE + 30000
 """Turns for which a thread listens before it goes to sleep: while there is no team about as long as it takes to wake
@@ -42,16 +47,10 @@ between the kernel calls of a team some 10 ms, after which there is nothing for 
 FORGIVEN_WAITS = 3
 """Waits for which a leader has to give way before it thinks of breaking the team up."""
 
-RUNG = 1
-"""What the bell says when it is rung."""
-
-CLOSED = 1 << 32
-JOINED, PUBLISHED, BELL, BARRIERS = 0, WORDS, 2 * WORDS, 3 * WORDS
-SIZE, START, BROKEN_UP = PUBLISHED, PUBLISHED + 1, PUBLISHED + 2
-EXPECTED, FORGIVEN = BELL + 1, BELL + 2
-TAKEN, DONE = PUBLISHED, PUBLISHED + 1
+FREE, LEFT, AWAKE, OFFER, PUBLISHED, BARRIERS = (line * WORDS for line in range(6))
+FUNCTION, ARGUMENTS, OTHERS, AT_WORK, WELCOMED, FORGIVEN = range(OFFER, OFFER + 6)
+SIZE, START, ADMITTED, BROKEN_UP, TAKEN = range(PUBLISHED, PUBLISHED + 5)
 LOST, LONG_WAITS, BEGAN = 1, 2, 3  # in the line of a member
-AWAKE, AT_WORK = 0, 1  # in the roster of a pool
 
 
 def _atomic(emit):
@@ -67,6 +66,13 @@ def atomic_add(typingctx, array, index, number):
     """Add to a word; returns what it was."""
     signature = types.int64(array, types.intp, types.int64)
     return signature, _atomic(lambda builder, pointer, value: builder.atomic_rmw("add", pointer, value, "seq_cst"))
+
+
+@intrinsic
+def atomic_exchange(typingctx, array, index, number):
+    """Write a word; returns what it was."""
+    signature = types.int64(array, types.intp, types.int64)
+    return signature, _atomic(lambda builder, pointer, value: builder.atomic_rmw("xchg", pointer, value, "seq_cst"))
 
 
 @intrinsic
@@ -118,6 +124,59 @@ def give_way(typingctx):
     return types.void(), codegen
 
 
+MEMBER_CALL = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64])
+"""Of the function that an offer holds: its arguments are those of the leader, and the number of the member."""
+
+
+@intrinsic
+def offer_call(typingctx, team):
+    """Write on the board how to call the kernel in which this stands, as another member.
+
+    The kernel must have an argument `member`, an integer; all others are passed as they came. They live as long as this
+    call of the kernel does.
+    """
+
+    def codegen(context, builder, sig, args):
+        kernel = builder.function
+        passed = context.call_conv.get_arguments(kernel)  # without the places of its result and of its exception
+        member = next(position for position, argument in enumerate(passed) if argument.name == "arg.member")
+        record = ir.LiteralStructType([argument.type for argument in passed])
+        arguments = cgutils.alloca_once(builder, record)
+        for position, argument in enumerate(passed):
+            builder.store(argument, cgutils.gep_inbounds(builder, arguments, 0, position))
+
+        function = ir.Function(builder.module, MEMBER_CALL, f"{kernel.name}.member")
+        function.linkage = "internal"
+        inside = ir.IRBuilder(function.append_basic_block())
+        source = inside.bitcast(function.args[0], record.as_pointer())
+        values = [inside.load(cgutils.gep_inbounds(inside, source, 0, position)) for position in range(len(passed))]
+        values[member] = function.args[1]
+        places = kernel.args[: len(kernel.args) - len(passed)]
+        inside.call(kernel, [*(inside.alloca(place.type.pointee) for place in places), *values])
+        inside.ret_void()
+
+        board = array_data(context, builder, sig.args[0], args[0])
+        for word, pointer in ((FUNCTION, function), (ARGUMENTS, arguments)):
+            builder.store(builder.ptrtoint(pointer, I64), builder.gep(board, [I64(word)]))
+        return context.get_dummy_value()
+
+    return types.void(team), codegen
+
+
+@intrinsic
+def call_as_member(typingctx, team, member):
+    """Make the call that is offered on the board."""
+
+    def codegen(context, builder, sig, args):
+        board = array_data(context, builder, sig.args[0], args[0])
+        function, arguments = (builder.load(builder.gep(board, [I64(word)])) for word in (FUNCTION, ARGUMENTS))
+        arguments = builder.inttoptr(arguments, I64.as_pointer())
+        builder.call(builder.inttoptr(function, MEMBER_CALL.as_pointer()), [arguments, args[1]])
+        return context.get_dummy_value()
+
+    return types.void(team, types.int64), codegen
+
+
 @inlined
 def wait_until(team, index, number, own):
     """Wait until a word is at least `number`; returns it. `own` is the line of the member that waits.
@@ -140,71 +199,85 @@ def wait_until(team, index, number, own):
     return value
 
 
-@expanded
-def others_of(team):
-    """Most members besides the leader."""
-    return (team.size - BARRIERS) // WORDS - 1
-
-
 @kernel
-def count_awake(roster, change):
-    """Say that one more thread is awake, or one less."""
-    atomic_add(roster, AWAKE, change)
+def listen(team, idle_turns, busy_turns):
+    """Take part in the calls of teams, until there has been no place for so many turns; more if a team is at work.
 
-
-@kernel
-def wait_for_bell(team, roster, idle_turns, busy_turns):
-    """Listen to the bell for so many turns, more if a team is at work; returns whether it has rung."""
+    Or until more threads listen than the team has places for.
+    """
+    atomic_add(team, AWAKE, 1)
     turns = 0
-    while turns < idle_turns or (turns < busy_turns and atomic_load(roster, AT_WORK) > 0):
-        if atomic_load(team, BELL) == RUNG:
-            return True
-        pause()
-        turns += 1
-        if turns > PATIENCE:
-            give_way()
-    return False
-
-
-@kernel
-def ring_bell(team):
-    """Call those who listen, as the leader, and wait a moment for as many as are expected."""
-    if others_of(team) > 0:
-        atomic_store(team, BELL, RUNG)
-        turns, expected = 0, atomic_load(team, EXPECTED)
-        while turns < WELCOME and atomic_load(team, JOINED) < expected:
+    while turns < idle_turns or (turns < busy_turns and atomic_load(team, AT_WORK) > 0):
+        member = join_team(team)
+        if member > 0:
+            call_as_member(team, member)
+            atomic_add(team, LEFT, 1)
+            turns = 0
+        elif atomic_load(team, AWAKE) > atomic_load(team, OTHERS):
+            break
+        else:
             pause()
             turns += 1
+            if turns > PATIENCE:
+                give_way()
+    atomic_add(team, AWAKE, -1)
 
 
 @kernel
 def join_team(team):
-    """Enter as a member that is not the leader and wait for the start.
-
-    Returns (member, size of the team, first step); member is -1 if it is too late.
-    """
-    member = atomic_add(team, JOINED, 1) + 1
-    if member >= CLOSED or member > others_of(team):
-        return -1, 0, 0
-    size = wait_until(team, SIZE, 1, BARRIERS + member * WORDS)
-    return (member if member < size else -1), size, atomic_load(team, START)
+    """Take a place if one is free; returns the number of the member, or 0."""
+    if atomic_load(team, FREE) > 0:
+        free = atomic_add(team, FREE, -1)
+        if free > 0:
+            return team[OTHERS] - free + 1
+    return 0
 
 
 @kernel
-def close_team(team, start, last):
-    """Close the team as its leader: if somebody has joined, to go on together at step `start`; or at the end.
+def open_team(team):
+    """Let others join, as the leader, and wait a moment for those who are awake."""
+    others = team[OTHERS]
+    if others > 0:
+        team[ADMITTED] = 0
+        atomic_store(team, FREE, others)
+        turns = 0
+        while turns < team[WELCOMED] and others - atomic_load(team, FREE) < min(atomic_load(team, AWAKE), others):
+            pause()
+            turns += 1
+            if turns > PATIENCE:
+                give_way()
+
+
+@kernel
+def close_team(team, start):
+    """Close the team, as its leader, if somebody has joined: to go on together at step `start`.
 
     Returns the size of the team, 1 while nobody has joined.
     """
-    if atomic_load(team, JOINED) == 0 and not last:
+    others = team[OTHERS]
+    if atomic_load(team, FREE) == others:
         return 1
-    size = 1 if last else min(atomic_add(team, JOINED, CLOSED), others_of(team)) + 1
-    if last:
-        atomic_add(team, JOINED, CLOSED)
-    atomic_store(team, BARRIERS + BEGAN, clock())
-    atomic_store(team, START, start)
-    atomic_store(team, SIZE, size)
-    return size
+    team[ADMITTED] = others - max(atomic_exchange(team, FREE, 0), 0)
+    team[START] = start
+    team[BARRIERS + BEGAN] = clock()
+    atomic_store(team, SIZE, team[ADMITTED] + 1)
+    return team[ADMITTED] + 1
+
+
+@kernel
+def leave_team(team, member):
+    """At the end of a kernel: as the leader turn away who comes too late, wait for the others, and wipe the board."""
+    if member > 0:
+        return
+    if team[OTHERS] > 0:
+        if team[ADMITTED] == 0:
+            team[ADMITTED] = team[OTHERS] - max(atomic_exchange(team, FREE, 0), 0)
+            atomic_store(team, SIZE, 1)
+        wait_until(team, LEFT, team[ADMITTED], BARRIERS)
+        team[LEFT] = 0
+    team[SIZE] = team[BROKEN_UP] = team[TAKEN] = 0
+    for line in range(BARRIERS, BARRIERS + (team[OTHERS] + 1) * WORDS, WORDS):
+        team[line] = team[line + LOST] = team[line + LONG_WAITS] = 0
 
 
 @inlined
@@ -219,13 +292,13 @@ def wait_for_team(team, member, size, round_number):
 
 
 @expanded
-def consider_breaking_up(team, leader, size, round_number):
+def consider_breaking_up(team, member, size, round_number):
     """Before a barrier: as the leader, break the team up if less time is left to work in than one member needs alone.
 
     That is 1 / `size` of all time. Members see it after the barrier, and none before, by the number of its round.
     """
-    if leader and size > 1 and atomic_load(team, BARRIERS + LONG_WAITS) > atomic_load(team, FORGIVEN):
-        passed = clock() - atomic_load(team, BARRIERS + BEGAN)
+    if member == 0 and size > 1 and atomic_load(team, BARRIERS + LONG_WAITS) > team[FORGIVEN]:
+        passed = clock() - team[BARRIERS + BEGAN]
         if atomic_load(team, BARRIERS + LOST) * size > passed * (size - 1):
             atomic_store(team, BROKEN_UP, round_number)
 
@@ -249,38 +322,27 @@ def share(count, member, size):
 
 
 @expanded
-def member_number(team, leader):
-    """Number of a member, where work is divided in parts that the members take one after the other."""
-    if leader:
-        if others_of(team) > 0:
-            atomic_store(team, BELL, RUNG)
-        return 0
-    return atomic_add(team, JOINED, 1) + 1
+def enter_team(team, member, start):
+    """Enter a kernel whose members share the work of each chunk; returns (size of the team, first step).
+
+    A member whose number is not below the size has come too late. The leader is number 0.
+    """
+    if member == 0:
+        offer_call(team)
+        open_team(team)
+        return 1, start
+    return wait_until(team, SIZE, 1, BARRIERS + member * WORDS), team[START]
 
 
 @expanded
-def enter_team(team, leader, start):
-    """Enter the kernel; returns (member, size of the team, first step); member is -1 if it is too late."""
-    if leader:
-        ring_bell(team)
-        return 0, 1, start
-    return join_team(team)
+def open_to_members(team, member):
+    """Enter a kernel whose members take parts of the work in turn, whenever they come."""
+    if member == 0:
+        offer_call(team)
+        open_team(team)
 
 
 @expanded
 def take_part(team):
     """Number of the next part that nobody has taken, from 0 on; past the last one there is nothing left to do."""
     return atomic_add(team, TAKEN, 1)
-
-
-@expanded
-def finish_part(team):
-    """Count a part as done."""
-    atomic_add(team, DONE, 1)
-
-
-@expanded
-def wait_for_parts(team, leader, parts):
-    """Return to the leader when all parts are done; who comes too late finds none, and returns at once."""
-    if leader:
-        wait_until(team, DONE, parts, BARRIERS)
