@@ -13,7 +13,7 @@ from rnnkernels._tuning import (
     BACKWARD_CHUNK_ROWS,
     FORWARD_CHUNK_BYTES,
     FORWARD_CHUNK_ROWS,
-    PACKED_PANELS,
+    PACKED_ROWS,
     STRIP_BYTES,
     THREAD_ROWS,
 )
@@ -135,7 +135,7 @@ def pack(
 ) -> np.ndarray:
     """Return `weights` as panels of `depth` lines; `kernel` is `layout.pack_columns` or `layout.pack_transposed`."""
     panels = empty_panels(depth, columns, weights.dtype)
-    team.run(kernel, (weights, gates, panels), (max(len(panels) // PACKED_PANELS, 1),))
+    team.run(kernel, (weights, gates, panels), (max(len(weights) // PACKED_ROWS, 1),))
     return panels
 
 

@@ -18,8 +18,10 @@ from rnnkernels.kernels.micro_kernel import SUM_DEPTH, panel_width
 from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
-ROWS_AT_ONCE = 4
-"""Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken."""
+ROWS_AT_ONCE = 8
+"""Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken. Between
+two calls that had driven them from the near caches, 256 x 1024 and 512 x 2048 weights in float32 took 0.09 and 0.35 ms
+with 8, 0.10 and 0.38 with 4, 0.11 and 0.43 with 16 (AMD EPYC, Zen 4)."""
 
 
 @expanded
@@ -100,29 +102,32 @@ def scatter_rows(source, source_offset, stride, step_stride, target, begin, firs
 def pack_columns(weights, gates, panels, team, member, parts):
     """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`, by members of a team.
 
-    A few rows at a time: whole rows would touch a page of memory for each vector, whole panels one for each line.
+    A few rows at a time: whole rows would touch a page of memory for each vector, whole panels one for each line. And
+    gate by gate, so that the rows are read from one end to the other.
     """
     depth, hidden = weights.shape[0], weights.shape[1] // gates
     step, width = lanes(weights), panel_width(weights)
+    vectors = panels.shape[0] * (width // step)
     zero = splat(weights, 0.0)
     open_to_members(team, member)
     part = take_part(team)
     while part < parts:
-        first, last = share(panels.shape[0], part, parts)
-        for begin in range(0, depth, ROWS_AT_ONCE):
-            end = min(begin + ROWS_AT_ONCE, depth)
-            for v in range(first * (width // step), last * (width // step)):
-                unit, gate = v // gates, v % gates
-                target = v * step // width * depth * width + v * step % width
-                left = hidden - unit * step
-                for k in range(begin, end):
-                    source = (k * gates + gate) * hidden + unit * step
-                    if left >= step:
-                        store(panels, target + k * width, load(weights, source))
-                    elif left > 0:
-                        store(panels, target + k * width, load_first(weights, source, left))
-                    else:
-                        store(panels, target + k * width, zero)
+        first, last = share(depth, part, parts)
+        for begin in range(first, last, ROWS_AT_ONCE):
+            end = min(begin + ROWS_AT_ONCE, last)
+            for gate in range(gates):
+                for v in range(gate, vectors, gates):
+                    unit = v // gates
+                    target = v * step // width * depth * width + v * step % width
+                    left = hidden - unit * step
+                    for k in range(begin, end):
+                        source = (k * gates + gate) * hidden + unit * step
+                        if left >= step:
+                            store(panels, target + k * width, load(weights, source))
+                        elif left > 0:
+                            store(panels, target + k * width, load_first(weights, source, left))
+                        else:
+                            store(panels, target + k * width, zero)
         part = take_part(team)
     leave_team(team, member)
 
