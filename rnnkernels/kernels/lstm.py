@@ -56,21 +56,26 @@ GATES = 4
 
 @inlined
 def lstm_cell_forward(first, end, z, z0, gates, gates0, cells, c_prev0, c_next0, h, h0):
-    """Units `first .. end` of a row: equations (2) to (4); overwrites them in `gates`, `h`, and `cells` at c_next0."""
+    """Units `first .. end` of a row: equations (2) to (4); overwrites them in `gates`, `h`, and `cells` at c_next0.
+
+    In two loops, so that no tanh waits for the sigmoids of its own unit: such chains are longer than what a processor
+    looks ahead.
+    """
     step = lanes(z)
     for u in range(first, end):
         j, q = u * step, u * step * GATES
         i = sigmoid(load(z, z0 + q))
         f = sigmoid(load(z, z0 + q + step))
-        o = sigmoid(load(z, z0 + q + 2 * step))
         g = tanh(load(z, z0 + q + 3 * step))
-        c = fma(f, load(cells, c_prev0 + j), i * g)
         store(gates, gates0 + q, i)
         store(gates, gates0 + q + step, f)
-        store(gates, gates0 + q + 2 * step, o)
         store(gates, gates0 + q + 3 * step, g)
-        store(cells, c_next0 + j, c)
-        store(h, h0 + j, o * tanh(c))
+        store(cells, c_next0 + j, fma(f, load(cells, c_prev0 + j), i * g))
+    for u in range(first, end):
+        j, q = u * step, u * step * GATES
+        o = sigmoid(load(z, z0 + q + 2 * step))
+        store(gates, gates0 + q + 2 * step, o)
+        store(h, h0 + j, o * tanh(load(cells, c_next0 + j)))
 
 
 @inlined
