@@ -39,8 +39,8 @@ AFFINE_PART_PANELS = 16
 159 and 164 ms with 4, 16, 64 and 256."""
 
 PACKED_ROWS = 64
-"""Rows of weights that a thread packs at a time: two threads packed the weights of an LSTM at D, H = 128, 128 and 256, 512
-in 0.16 and 0.40 ms with 16, 0.07 and 0.45 with 64, 0.08 and 0.65 with all (medians of 40 calls, float32, AMD EPYC)."""
+"""Rows of weights that a thread packs at a time: two threads packed the weights of an LSTM at D, H = 128, 128 in 0.16
+ms with 16, 0.07 with 64, 0.08 with all; at 256, 512 in 0.40, 0.45 and 0.65 (medians of 40 calls, float32)."""
 
 LOSS_BLOCK_ROWS = 16
 """Rows of scores that a thread takes at a time: 10.9, 8.1 and 7.9 ms with 4, 16 and 64. The loss adds the sums of these
