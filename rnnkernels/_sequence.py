@@ -38,6 +38,12 @@ def empty_panels(depth: int, columns: int, dtype: np.dtype) -> np.ndarray:
     return aligned_empty((-(-columns // width), depth * width), dtype)
 
 
+def empty_blocks(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
+    """Room for the sums of a weight gradient (rows, columns), in blocks of columns."""
+    width = phases.PANELS_AT_ONCE * micro_kernel.panel_columns(dtype)
+    return aligned_empty((-(-columns // width) * rows, width), dtype)
+
+
 def row_stride(columns: int, dtype: np.dtype) -> int:
     """Length of a row of at least `columns` elements, in whole panels.
 
@@ -104,7 +110,8 @@ def plan_backward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | 
     N, T, _, _ = sizes
     flops = 2 * step_flops(sizes, gates)
     threads, by_rows = _split(sizes, dtype, T * flops, num_threads)
-    return Plan(max(min(BACKWARD_CHUNK_ROWS // max(N, 1), T), 1), 0, threads, by_rows, flops)
+    chunks = max(round(N * T / BACKWARD_CHUNK_ROWS), 1)
+    return Plan(max(-(-T // chunks), 1), 0, threads, by_rows, flops)
 
 
 def _split(sizes: Sizes, dtype: np.dtype, flops: int, num_threads: int | None) -> tuple[int, bool]:
@@ -137,6 +144,11 @@ def pack(
     panels = empty_panels(depth, columns, weights.dtype)
     team.run(kernel, (weights, gates, panels), (max(len(weights) // PACKED_ROWS, 1),))
     return panels
+
+
+def unpack(team: Team, sums: np.ndarray, gates: int, gradient: np.ndarray) -> None:
+    """Overwrite a weight gradient with its sums."""
+    team.run(layout.unpack_sums, (sums, gates, gradient), (max(len(gradient) // PACKED_ROWS, 1),))
 
 
 def _traced(work: Any, plan: Plan, steps: int) -> Any:
@@ -201,11 +213,10 @@ def run_backward(
     plan = plan_backward(sizes, gates, dtype, num_threads)
     columns = gates * unit_columns(H, dtype)
     depth = plan.chunk * N
-    dWx, dWh, db = (empty((length, gates * H), dtype) for length in (D, H, 1))
-    sum_columns = panel_columns(columns, dtype)
-    natural_order = sum_columns == gates * H
     sums = phases.WeightGradients(
-        *(a if natural_order else aligned_empty((len(a), sum_columns), dtype) for a in (dWx, dWh, db))
+        dWx=empty_blocks(D, columns, dtype),
+        dWh=empty_blocks(H, columns, dtype),
+        db=aligned_empty((1, panel_columns(columns, dtype)), dtype),
     )
     work = phases.BackwardWorkspace(
         x=aligned_empty((depth, row_stride(D, dtype)), dtype),
@@ -228,12 +239,14 @@ def run_backward(
         for begin, end in reversed(list(segments(T, plan.flops))):
             data = (x, h0, packed, *kept, dh, *carried, dx, sums, _traced(work, plan, end - begin))
             team.run(kernel, data, (begin, end, plan.chunk, plan.by_rows))
+        dWx, dWh, db = (empty((length, gates * H), dtype) for length in (D, H, 1))
+        if T > 0:
+            unpack(team, sums.dWx, gates, dWx)
+            unpack(team, sums.dWh, gates, dWh)
+            db.reshape(gates, H)[...] = sums.db[0, :columns].reshape(gates, -1)[:, :H]
+        else:
+            for gradient in (dWx, dWh, db):
+                gradient.fill(0)
     dh0 = empty((N, H), dtype)
     dh0[...] = work.dh[:N, :H]
-    for total, gradient in zip(sums, (dWx, dWh, db), strict=True):
-        if T == 0:
-            gradient.fill(0)
-        elif not natural_order:
-            by_gate = total[:, :columns].reshape(-1, gates, columns // gates)
-            gradient.reshape(-1, gates, H)[...] = by_gate[:, :, :H]
     return dx, dh0, dWx, dWh, db[0]

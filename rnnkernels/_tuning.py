@@ -15,7 +15,8 @@ FORWARD_CHUNK_ROWS = 48
 """Rows that a projection should have, so that weights that live in a far cache are read for many rows at a time."""
 
 BACKWARD_CHUNK_ROWS = 256
-"""Rows over which the products of the weight gradients sum: whole depth blocks of the micro-kernel."""
+"""Rows over which the products of the weight gradients sum, about: the steps of a sequence are divided in chunks of
+like size. Backward passes of seven sizes were 0.92 to 1.01 times as fast with 128, 0.97 to 1.02 times with 512."""
 
 SEGMENT_FLOPS = 2e9
 """Work of one kernel call, at the end of which Python sees an interrupt: some 0.03 s where products reach 70 GFLOP/s,

@@ -9,7 +9,7 @@ import numpy as np
 from rnnkernels._checks import check_axes, check_cache, check_floats, check_gradient, check_shape
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._recorder import profiled
-from rnnkernels._sequence import pack, panel_columns, row_stride, unit_columns
+from rnnkernels._sequence import empty_blocks, pack, panel_columns, row_stride, unit_columns, unpack
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
@@ -160,7 +160,7 @@ def temporal_affine_backward(
         db.fill(0)
         return dx, dw, db[0]
     columns = panel_columns(M, dtype)
-    sums = (dw, db) if columns == M else (aligned_empty((D, columns), dtype), aligned_empty((1, columns), dtype))
+    sums = empty_blocks(D, M, dtype), aligned_empty((1, columns), dtype)
     block, panels = min(BACKWARD_CHUNK_ROWS, N * T), columns // panel_columns(1, dtype)
     parts = max(panels // AFFINE_PART_PANELS, 1)
     threads = threads_for(2 * N * T * D * M, parts, num_threads)
@@ -172,7 +172,6 @@ def temporal_affine_backward(
         for begin, end in reversed(list(segments(N * T, 2 * D * M))):
             data = (x, dout, *sums, *scratch, zeros)
             team.run(kernels.affine_accumulate, data, (begin, end, block, parts))
-    for total, gradient in zip(sums, (dw, db), strict=True):
-        if total is not gradient:
-            gradient[...] = total[:, :M]
+        unpack(team, sums[0], 1, dw)
+    db[...] = sums[1][:, :M]
     return dx, dw, db[0]

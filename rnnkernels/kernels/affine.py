@@ -9,7 +9,7 @@ a block of scratch rows. Parts of the work do not depend on one another; members
 from rnnkernels.kernels.jit import kernel
 from rnnkernels.kernels.layout import copy_row, pack_and_add_rows, transpose_rows, unit_count
 from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL, multiply, panel_width
-from rnnkernels.kernels.phases import PANELS_AT_ONCE, add_product
+from rnnkernels.kernels.phases import add_product, panels_together
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 
@@ -46,9 +46,9 @@ def affine_forward(x, weights, start, out, edge, team, member, begin, end, block
 def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, member, begin, end, block, parts):
     """Dw += x.T @ dout and db += sum of dout over rows `end - 1 .. begin`, in parts of columns; equation (1).
 
-    `dw` (D, columns) and `db` (1, columns) have columns in whole panels; they start from zero with the last row. `xT`
-    and `panels` are scratch of each member: the transpose of `block` rows of x, and PANELS_AT_ONCE panels of as many
-    rows of dout.
+    `dw` (D rows in blocks) and `db` (1, columns) have columns in whole panels and start from zero with the last row.
+    `xT` and `panels` are scratch of each member: the transpose of `block` rows of x, and PANELS_AT_ONCE panels of as
+    many rows of dout.
     """
     inputs, columns = x.shape[1], dout.shape[1]
     count = (columns + panel_width(x) - 1) // panel_width(x)
@@ -62,10 +62,12 @@ def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, member, begin, e
             rows = min(block, stop - begin)
             first = stop == x.shape[0]
             transpose_rows(x, stop - 1, rows, inputs, own, 0, unit_count(x, inputs))
-            for panel in range(first_panel, end_panel, PANELS_AT_ONCE):
-                together = min(PANELS_AT_ONCE, end_panel - panel)
+            panel = first_panel
+            while panel < end_panel:
+                together = panels_together(panel, end_panel)
                 pack_and_add_rows(dout, stop - 1, rows, columns, 1, panel, together, panels, panel0, db, first)
                 add_product(own, inputs, panels, panel0, rows, dw, panel, together, zeros, first)
+                panel += together
             stop -= rows
         part = take_part(team)
     leave_team(team, member)

@@ -1,12 +1,15 @@
 """Copies between the callers' layouts and the kernels': packing of weights, gathering and scattering of rows.
 
-Three layouts exist inside the package (G gates, L lanes of a vector, U = ceil(H / L) units of L hidden units):
+Four layouts exist inside the package (G gates, L lanes of a vector, U = ceil(H / L) units of L hidden units):
 
 panels
     A weight matrix as `micro_kernel` reads it.
 interleaved columns
     Column (u, q, l) of U x G x L holds gate q of hidden unit u * L + l: all gates of a unit lie side by side. Columns
     of padding units are zero, and stay zero through both passes. With G = 1 this is the natural order.
+blocks
+    A weight gradient while it is summed: all rows of the first few panels of columns, then those of the next, so that
+    tile after tile adds to what follows in memory. Rows of a whole matrix would lie pages apart.
 time-major rows
     Row s * N + n of a chunk holds step s of sequence n.
 
@@ -157,6 +160,32 @@ def pack_transposed(weights, gates, panels, team, member, parts):
                     else:
                         pack_edge(weights, source, gates * hidden, here, hidden - unit * step,
                                   panels, target, width, min(step, depth - row))  # fmt: skip
+        part = take_part(team)
+    leave_team(team, member)
+
+
+@kernel
+def unpack_sums(sums, gates, gradient, team, member, parts):
+    """Copy `sums`, blocks of columns in gate order, to natural rows (K, G * H), by members of a team."""
+    rows, hidden = gradient.shape[0], gradient.shape[1] // gates
+    step, block = lanes(sums), sums.shape[1]
+    units = unit_count(sums, hidden)
+    open_to_members(team, member)
+    part = take_part(team)
+    while part < parts:
+        first, last = share(rows, part, parts)
+        for begin in range(first, last, ROWS_AT_ONCE):
+            end = min(begin + ROWS_AT_ONCE, last)
+            for v in range(gates * units):
+                gate, unit, column = v // units, v % units, v * step
+                left = hidden - unit * step
+                for k in range(begin, end):
+                    line = load(sums, (column // block * rows + k) * block + column % block)
+                    target = (k * gates + gate) * hidden + unit * step
+                    if left >= step:
+                        store(gradient, target, line)
+                    else:
+                        store_first(gradient, target, left, line)
         part = take_part(team)
     leave_team(team, member)
 

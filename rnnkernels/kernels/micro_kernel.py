@@ -56,6 +56,8 @@ SUM_DEPTH = 64
 """Products that are summed on their own before they are added to the rest: the rounding errors of a sum grow with the
 root of its length, and those of two short sums add up to less than those of a long one."""
 
+CACHE_LINE_BYTES = 64
+
 READ, WRITE = 0, 1
 FIRST_LEVEL, SECOND_LEVEL = 3, 2  # caches, as the instruction has them
 
@@ -142,7 +144,7 @@ def _emit_tile(builder, vector, row_count, vector_count, a, b, depth, ahead, s, 
     # The rows below are next, and their sums may be far away.
     for r in range(row_count, 2 * row_count):
         row = builder.gep(s[0], [builder.mul(s[1], I64(r))])
-        for v in range(0, vector_count, VECTORS_PER_PANEL):
+        for v in range(0, vector_count, max(CACHE_LINE_BYTES // VECTOR_BYTES, 1)):
             _prefetch(builder, builder.gep(row, [I64(v * width)]), WRITE)
 
     def add_products(state, depth_here):

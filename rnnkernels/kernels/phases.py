@@ -33,9 +33,9 @@ BackwardWeights = namedtuple("BackwardWeights", "Wx Wh")
 BackwardWeights.__doc__ = """Packed transposes: panels of Wx.T and Wh.T, of interleaved depth."""
 
 WeightGradients = namedtuple("WeightGradients", "dWx dWh db")
-WeightGradients.__doc__ = """Row matrices with D, H and one row; accumulated.
+WeightGradients.__doc__ = """Sums with D, H and one row; accumulated, and given to the caller by `unpack_sums`.
 
-Columns lie in gate order, each gate padded to whole units: the natural order, where H is a multiple of LANES.
+Columns lie in gate order, each gate padded to whole units. Those of dWx and dWh are divided in blocks, see `layout`.
 """
 
 ForwardWorkspace = namedtuple("ForwardWorkspace", "x z h trace")
@@ -143,18 +143,27 @@ def accumulate(weights, dx, gradients, work, begin, steps, hidden, gates, first,
 
     panel0 = member * work.dz_panels.shape[1]
     first_panel, end_panel = share((columns + width - 1) // width, member, size)
-    for panel in range(first_panel, end_panel, PANELS_AT_ONCE):
-        panels = min(PANELS_AT_ONCE, end_panel - panel)
+    panel = first_panel
+    while panel < end_panel:
+        panels = panels_together(panel, end_panel)
         pack_and_add_rows(work.dz, depth - 1, depth, columns, gates, panel, panels, work.dz_panels, panel0,
                           gradients.db, first)  # fmt: skip
         add_product(work.xT, inputs, work.dz_panels, panel0, depth, gradients.dWx, panel, panels, work.zeros, first)
         add_product(work.hT, hidden, work.dz_panels, panel0, depth, gradients.dWh, panel, panels, work.zeros, first)
+        panel += panels
 
 
 @expanded
 def add_product(a, rows, b, b0, depth, total, panel, panels, zeros, first):
-    """Total += A @ B for `rows` rows and some panels of columns of `total`, which starts from zero if `first`."""
-    column, stride = panel * panel_width(a), total.shape[1]
-    start, s0, start_stride = (zeros, 0, 0) if first else (total, column, stride)
+    """Total += A @ B for `rows` rows and some panels of columns in one block; `total` starts from zero if `first`."""
+    stride, width = total.shape[1], panel_width(a)
+    here = panel // PANELS_AT_ONCE * rows * stride + panel % PANELS_AT_ONCE * width
+    start, s0, start_stride = (zeros, 0, 0) if first else (total, here, stride)
     multiply(a, 0, a.shape[1], rows, b, b0, depth, panels * VECTORS_PER_PANEL,
-             start, s0, start_stride, total, column, stride, False)  # fmt: skip
+             start, s0, start_stride, total, here, stride, False)  # fmt: skip
+
+
+@expanded
+def panels_together(panel, end_panel):
+    """How many panels `add_product` takes from `panel` on: those of the same block, before `end_panel`."""
+    return min(PANELS_AT_ONCE - panel % PANELS_AT_ONCE, end_panel - panel)
