@@ -234,10 +234,8 @@ def _scratch_bytes(direction: str, sizes: Sizes, gates: int, dtype: np.dtype, nu
 
     x, h = (np.broadcast_to(dtype.type(0), (N, T, width)) for width in (D, H))
     Wx, Wh, b, h0 = (np.zeros(shape, dtype) for shape in ((D, gates * H), (H, gates * H), gates * H, (N, H)))
-    results: tuple[np.ndarray, ...] = ()
     if direction == "forward":
         _sequence.run_forward(kernel, x, h0, (Wx, Wh, b), h, (), sizes, gates, num_threads)
     else:
-        results = _sequence.run_backward(kernel, x, h0, (Wx, Wh), (), h, (), sizes, gates, num_threads)
-    own = (a for a in scratch.values() if not any(np.may_share_memory(a, result) for result in results))
-    return sum(array.nbytes for array in own)
+        _sequence.run_backward(kernel, x, h0, (Wx, Wh), (), h, (), sizes, gates, num_threads)
+    return sum(array.nbytes for array in scratch.values())

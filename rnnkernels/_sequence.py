@@ -14,6 +14,7 @@ from rnnkernels._tuning import (
     FORWARD_CHUNK_BYTES,
     FORWARD_CHUNK_ROWS,
     PACKED_ROWS,
+    STEP_FLOPS,
     STRIP_BYTES,
     THREAD_ROWS,
 )
@@ -96,7 +97,7 @@ def plan_forward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | N
     """Plan a forward pass."""
     N, T, _, H = sizes
     flops = step_flops(sizes, gates)
-    threads, by_rows = _split(sizes, dtype, T * flops, num_threads)
+    threads, by_rows = _split(sizes, dtype, flops, num_threads)
     rows = max(-(-N // threads) if by_rows else N, 1)
     row_bytes = gates * unit_columns(H, dtype) * dtype.itemsize
     chunk = max(FORWARD_CHUNK_BYTES // max(rows * row_bytes, 1), FORWARD_CHUNK_ROWS // rows, 1)
@@ -109,15 +110,16 @@ def plan_backward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | 
     """Plan a backward pass."""
     N, T, _, _ = sizes
     flops = 2 * step_flops(sizes, gates)
-    threads, by_rows = _split(sizes, dtype, T * flops, num_threads)
+    threads, by_rows = _split(sizes, dtype, flops, num_threads)
     chunks = max(round(N * T / BACKWARD_CHUNK_ROWS), 1)
     return Plan(max(-(-T // chunks), 1), 0, threads, by_rows, flops)
 
 
-def _split(sizes: Sizes, dtype: np.dtype, flops: int, num_threads: int | None) -> tuple[int, bool]:
+def _split(sizes: Sizes, dtype: np.dtype, step_flops: int, num_threads: int | None) -> tuple[int, bool]:
     """Return how many threads a pass takes, and whether they divide the batch or the hidden units."""
     panels = panel_columns(sizes.H, dtype) // micro_kernel.panel_columns(dtype)
-    threads = threads_for(flops, max(panels, sizes.N // THREAD_ROWS), num_threads)
+    parts = max(min(panels, step_flops // STEP_FLOPS), sizes.N // THREAD_ROWS)
+    threads = threads_for(sizes.T * step_flops, parts, num_threads)
     return threads, threads > 1 and threads * THREAD_ROWS <= sizes.N
 
 

@@ -134,7 +134,7 @@ def set_num_threads(num_threads: int) -> None:
 
 
 def threads_for(flops: float, parts: int, num_threads: int | None) -> int:
-    """How many threads a call takes that has `flops` operations and can be divided in `parts`."""
+    """How many threads a call takes that has `flops` operations and can be divided in `parts`; 256 at most."""
     allowed = _num_threads if num_threads is None else check_num_threads(num_threads)
     return max(min(allowed, parts, int(flops / THREAD_FLOPS), kernels.MOST_MEMBERS), 1)
 
@@ -150,9 +150,9 @@ class Team:
     def __enter__(self) -> "Team":
         pool = _pool
         if self._others > 0 and pool.free.acquire(blocking=False):
+            self._pool, self._board = pool, pool.board
             with contextlib.ExitStack() as undo:  # in case of an interrupt
                 undo.callback(self.__exit__)
-                self._pool, self._board = pool, pool.board
                 self._board[kernels.OTHERS] = self._others
                 self._board[kernels.AT_WORK] = 1
                 self._board[kernels.WELCOMED] = kernels.WELCOME

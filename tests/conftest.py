@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnkernels import _memory, _threads
+from rnnkernels import _memory, _sequence, _threads
 from rnnkernels.kernels import team
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -49,6 +49,7 @@ def whole_teams(monkeypatch):
             admitted.append(int(self._board[team.ADMITTED]))
 
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
+    monkeypatch.setattr(_sequence, "STEP_FLOPS", 1)
     monkeypatch.setattr(team, "FORGIVEN_WAITS", 1 << 60)
     monkeypatch.setattr(team, "WELCOME", 1 << 60)
     monkeypatch.setattr(team, "BUSY_TURNS", 1 << 60)

@@ -45,8 +45,10 @@ SMALL_BYTES = 128 * 1024
 
 FAR_BYTES = 256 * 1024
 """Size of the panels of a product from which on they come from a far cache: then, while the first tiles use some
-panels, they fetch those that are next into the second-level cache. On an AMD EPYC (Zen 4) inference of an LSTM at 20,
-35, 650, 650 is 1.17 times as fast with it, at 64, 25, 1024, 1024 1.07 times, or 1.13 on two threads."""
+panels, they fetch those that are next into the second-level cache, if they take several panels at once. In a smaller
+product they fetch what they have, which takes less time than it takes to compile tiles that do not. On an AMD EPYC
+(Zen 4) inference of an LSTM at 20, 35, 650, 650 is 1.17 times as fast with it, at 64, 25, 1024, 1024 1.07 times, or
+1.13 on two threads."""
 
 DEPTH_BLOCK = 16 * 1024 // (VECTORS_PER_PANEL * VECTOR_BYTES)
 """Depth of the part of a panel that all rows use in turn: 16 KiB, half of an L1 cache of 32 KiB, or all of it where a

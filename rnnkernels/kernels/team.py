@@ -3,17 +3,18 @@
 The *leader*, the thread that was called, offers its kernel when it enters. Threads that listen (`listen`) *join* it:
 they call the same machine code with the same arguments, but as another member. The leader looks for them at each chunk
 of steps and, once somebody has joined, closes the team: from then on each member computes its share, with a barrier
-where one needs what another computes. Nobody waits for a thread that has not entered the kernel, but for a moment for
-those that are awake. So a thread that never comes costs nothing. Where members that meet at each step lose their
+where one needs what another computes. Nobody waits for a thread that has not taken a place, but for a moment for those
+that are awake. So a thread that never comes costs nothing. Where members that meet at each step lose their
 processors to other processes so often that the leader would be faster alone, it breaks the team up between two chunks
 and goes on. At the end the leader waits until all others have left: they use its arguments, which end with its call.
 
 Where parts of the work do not depend on one another, members take them one after the other instead; the team stays
 open until all are taken.
 
-A board is an int64 array of LINES + members lines of WORDS: for the places that are free, for those who have left, for
-those who are awake, for the offer, for what the leader publishes, and then for the barriers and lost time of each
-member. No two lines share a cache line. With `others` = 0 nobody can join, and nobody else needs to see the board.
+A board is an int64 array of lines of WORDS: for the places that are free, for those who have left, for those who are
+awake, for the offer, for what the leader publishes, and from BARRIERS on one for the barriers and lost time of each
+member. What is used of two lines shares no cache line of 64 bytes. Where OTHERS is 0 nobody can join, and nobody else
+needs to see the board.
 """
 
 import sys
@@ -36,8 +37,8 @@ MOST_MEMBERS = 256
 PATIENCE = 1000
 """Turns of a waiting loop, each a pause of some 10 to 60 ns, before it gives way."""
 
-WELCOME = 10000
-"""Turns for which a leader waits for threads that are awake: one of them may have lost its processor for a moment."""
+WELCOME = PATIENCE
+"""Turns for which a leader waits for threads that are awake: they see an offer at once if they have a processor."""
 
 IDLE_TURNS, BUSY_TURNS = PATIENCE + 300, PATIENCE + 30000
 """Turns for which a thread listens before it goes to sleep: while there is no team about as long as it takes to wake
@@ -213,9 +214,11 @@ def listen(team, idle_turns, busy_turns):
             call_as_member(team, member)
             atomic_add(team, LEFT, 1)
             turns = 0
-        elif atomic_load(team, AWAKE) > atomic_load(team, OTHERS):
-            break
         else:
+            if atomic_load(team, AWAKE) > atomic_load(team, OTHERS):
+                if atomic_add(team, AWAKE, -1) > atomic_load(team, OTHERS):
+                    return
+                atomic_add(team, AWAKE, 1)  # others have gone first
             pause()
             turns += 1
             if turns > PATIENCE:
