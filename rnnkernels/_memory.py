@@ -1,6 +1,8 @@
 """Where arrays come from: results for the caller, and aligned scratch for the kernels."""
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -22,3 +24,17 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     array = aligned_empty(shape, dtype)
     array.fill(0)
     return array
+
+
+def aligned_empty_together(shapes: Sequence[tuple[int, ...]], dtype: np.dtype) -> list[np.ndarray]:
+    """Return pieces of one array of aligned scratch, each of which starts at a cache line.
+
+    The C library of Linux gives memory back to the system when more is free than twice the largest piece that it got
+    back, and then each page of the next call is a fault. So what is large had better be one piece.
+    """
+    line = CACHE_LINE_BYTES // dtype.itemsize
+    sizes = [math.prod(shape) for shape in shapes]
+    ends = list(accumulate(-(-size // line) * line for size in sizes))
+    whole = aligned_empty((ends[-1],), dtype)
+    begins = [0, *ends[:-1]]
+    return [whole[b : b + size].reshape(shape) for b, size, shape in zip(begins, sizes, shapes, strict=True)]

@@ -1,13 +1,13 @@
 """What the passes of all cells share: packing of weights, plans, workspaces, and the order of kernel calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rnnkernels import _recorder as recorder
 from rnnkernels._checks import Sizes
-from rnnkernels._memory import aligned_empty, aligned_zeros, empty
+from rnnkernels._memory import aligned_empty, aligned_empty_together, aligned_zeros, empty
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import (
     BACKWARD_CHUNK_ROWS,
@@ -33,16 +33,16 @@ def panel_columns(columns: int, dtype: np.dtype) -> int:
     return -(-columns // width) * width
 
 
-def empty_panels(depth: int, columns: int, dtype: np.dtype) -> np.ndarray:
-    """Room for a packed matrix (depth, columns), a panel in each row."""
+def panels_shape(depth: int, columns: int, dtype: np.dtype) -> tuple[int, int]:
+    """Shape of a packed matrix (depth, columns), a panel in each row."""
     width = micro_kernel.panel_columns(dtype)
-    return aligned_empty((-(-columns // width), depth * width), dtype)
+    return -(-columns // width), depth * width
 
 
-def empty_blocks(rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
-    """Room for the sums of a weight gradient (rows, columns), in blocks of columns."""
+def blocks_shape(rows: int, columns: int, dtype: np.dtype) -> tuple[int, int]:
+    """Shape of the sums of a weight gradient (rows, columns), in blocks of columns."""
     width = phases.PANELS_AT_ONCE * micro_kernel.panel_columns(dtype)
-    return aligned_empty((-(-columns // width) * rows, width), dtype)
+    return -(-columns // width) * rows, width
 
 
 def row_stride(columns: int, dtype: np.dtype) -> int:
@@ -129,23 +129,30 @@ def pack_forward(team: Team, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, gate
     columns = gates * unit_columns(Wh.shape[0], dtype)
     bias = aligned_empty((1, panel_columns(columns, dtype)), dtype)
     layout.interleave_row(b, gates, bias)
-    Wx, Wh = (pack(team, layout.pack_columns, W, gates, len(W), columns) for W in (Wx, Wh))
+    shapes = [panels_shape(len(W), columns, dtype) for W in (Wx, Wh)]
+    Wx, Wh = pack(team, layout.pack_columns, (Wx, Wh), gates, shapes)
     return phases.ForwardWeights(Wx, Wh, bias)
 
 
 def pack_backward(team: Team, Wx: np.ndarray, Wh: np.ndarray, gates: int) -> phases.BackwardWeights:
     """Pack the transposed weights for the backward kernels."""
     depth = gates * unit_columns(len(Wh), Wh.dtype)
-    return phases.BackwardWeights(*(pack(team, layout.pack_transposed, W, gates, depth, len(W)) for W in (Wx, Wh)))
+    shapes = [panels_shape(depth, len(W), W.dtype) for W in (Wx, Wh)]
+    return phases.BackwardWeights(*pack(team, layout.pack_transposed, (Wx, Wh), gates, shapes))
 
 
 def pack(
-    team: Team, kernel: Callable[..., None], weights: np.ndarray, gates: int, depth: int, columns: int
-) -> np.ndarray:
-    """Return `weights` as panels of `depth` lines; `kernel` is `layout.pack_columns` or `layout.pack_transposed`."""
-    panels = empty_panels(depth, columns, weights.dtype)
-    team.run(kernel, (weights, gates, panels), (max(len(weights) // PACKED_ROWS, 1),))
-    return panels
+    team: Team,
+    kernel: Callable[..., None],
+    matrices: Sequence[np.ndarray],
+    gates: int,
+    shapes: Sequence[tuple[int, int]],
+) -> list[np.ndarray]:
+    """Return weights as panels of these shapes; `kernel` is `layout.pack_columns` or `layout.pack_transposed`."""
+    packed = aligned_empty_together(shapes, matrices[0].dtype)
+    for weights, panels in zip(matrices, packed, strict=True):
+        team.run(kernel, (weights, gates, panels), (max(len(weights) // PACKED_ROWS, 1),))
+    return packed
 
 
 def unpack(team: Team, sums: np.ndarray, gates: int, gradient: np.ndarray) -> None:
@@ -215,11 +222,8 @@ def run_backward(
     plan = plan_backward(sizes, gates, dtype, num_threads)
     columns = gates * unit_columns(H, dtype)
     depth = plan.chunk * N
-    sums = phases.WeightGradients(
-        dWx=empty_blocks(D, columns, dtype),
-        dWh=empty_blocks(H, columns, dtype),
-        db=aligned_empty((1, panel_columns(columns, dtype)), dtype),
-    )
+    shapes = blocks_shape(D, columns, dtype), blocks_shape(H, columns, dtype), (1, panel_columns(columns, dtype))
+    sums = phases.WeightGradients(*aligned_empty_together(shapes, dtype))
     work = phases.BackwardWorkspace(
         x=aligned_empty((depth, row_stride(D, dtype)), dtype),
         h=aligned_empty((depth + N, row_stride(H, dtype)), dtype),

@@ -9,7 +9,7 @@ import numpy as np
 from rnnkernels._checks import check_axes, check_cache, check_floats, check_gradient, check_shape
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._recorder import profiled
-from rnnkernels._sequence import empty_blocks, pack, panel_columns, row_stride, unit_columns, unpack
+from rnnkernels._sequence import blocks_shape, pack, panel_columns, panels_shape, row_stride, unit_columns, unpack
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
@@ -98,7 +98,7 @@ def _multiply_rows(
     threads = threads_for(rows * flops, -(-rows // AFFINE_BLOCK_ROWS), num_threads)
     edge = aligned_empty((threads, AFFINE_BLOCK_ROWS * panel_columns(1, x.dtype)), x.dtype)
     with Team(threads) as team:
-        panels = pack(team, packing, w, 1, depth, out.shape[1])
+        (panels,) = pack(team, packing, (w,), 1, [panels_shape(depth, out.shape[1], x.dtype)])
         for begin, end in segments(rows, flops):
             team.run(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS))
 
@@ -160,7 +160,7 @@ def temporal_affine_backward(
         db.fill(0)
         return dx, dw, db[0]
     columns = panel_columns(M, dtype)
-    sums = empty_blocks(D, M, dtype), aligned_empty((1, columns), dtype)
+    sums = aligned_empty(blocks_shape(D, M, dtype), dtype), aligned_empty((1, columns), dtype)
     block, panels = min(BACKWARD_CHUNK_ROWS, N * T), columns // panel_columns(1, dtype)
     parts = max(panels // AFFINE_PART_PANELS, 1)
     threads = threads_for(2 * N * T * D * M, parts, num_threads)
