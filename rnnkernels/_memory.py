@@ -6,8 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 
-CACHE_LINE_BYTES = 64
-
+from rnnkernels.kernels.simd import CACHE_LINE_BYTES
 
 empty = np.empty
 """An array for a result or for a cache, of a shape and a dtype; its contents are arbitrary."""

@@ -38,7 +38,7 @@ def whole_teams(monkeypatch):
 
     The list has, for each kernel call of a team, how many there were besides the leader.
     """
-    run, admitted = _threads.Team.run, []
+    run, came = _threads.Team.run, []
     wait_until(lambda: _threads._pool.board[team.AWAKE] == 0)  # who listens by now does so for a short time
 
     def run_with_all(self, kernel, data, work):
@@ -46,7 +46,7 @@ def whole_teams(monkeypatch):
         wait_until_awake(self, others)
         run(self, kernel, data, work)
         if others:
-            admitted.append(int(self._board[team.ADMITTED]))
+            came.append(int(self._board[team.LEFT]))
 
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
     monkeypatch.setattr(_sequence, "STEP_FLOPS", 1)
@@ -54,7 +54,7 @@ def whole_teams(monkeypatch):
     monkeypatch.setattr(team, "WELCOME", 1 << 60)
     monkeypatch.setattr(team, "BUSY_TURNS", 1 << 60)
     monkeypatch.setattr(_threads.Team, "run", run_with_all)
-    return admitted
+    return came
 
 
 @pytest.fixture

@@ -123,10 +123,12 @@ def test_team__goes_on_together_with_those_who_have_joined():
     assert [kernels.join_team(line) for _ in range(2)] == [1, 2]
     assert kernels.close_team(line, 5) == 3
     assert kernels.join_team(line) == 0
-    assert line[[kernels.SIZE, kernels.START, kernels.ADMITTED]].tolist() == [3, 5, 2]
+    assert line[[kernels.SIZE, kernels.START]].tolist() == [3, 5]
     line[kernels.LEFT] = 2
     kernels.leave_team(line, 0)
-    assert line[[kernels.SIZE, kernels.LEFT]].tolist() == [0, 0]
+    assert line[kernels.SIZE] == 0
+    kernels.open_team(line)
+    assert line[[kernels.LEFT, kernels.FREE]].tolist() == [0, 3]
 
 
 def test_team__has_no_place_for_one_too_many():

@@ -174,18 +174,12 @@ def unpack_sums(sums, gates, gradient, team, member, parts):
     part = take_part(team)
     while part < parts:
         first, last = share(rows, part, parts)
-        for begin in range(first, last, ROWS_AT_ONCE):
-            end = min(begin + ROWS_AT_ONCE, last)
+        for k in range(first, last):
             for v in range(gates * units):
                 gate, unit, column = v // units, v % units, v * step
-                left = hidden - unit * step
-                for k in range(begin, end):
-                    line = load(sums, (column // block * rows + k) * block + column % block)
-                    target = (k * gates + gate) * hidden + unit * step
-                    if left >= step:
-                        store(gradient, target, line)
-                    else:
-                        store_first(gradient, target, left, line)
+                copy_row(sums, (column // block * rows + k) * block + column % block,
+                         gradient, (k * gates + gate) * hidden + unit * step,
+                         min(step, hidden - unit * step))  # fmt: skip
         part = take_part(team)
     leave_team(team, member)
 

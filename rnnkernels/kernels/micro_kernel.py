@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from rnnkernels.kernels.jit import expanded, kernel
 from rnnkernels.kernels.simd import (
+    CACHE_LINE_BYTES,
     I64,
     VECTOR_BYTES,
     VECTOR_REGISTERS,
@@ -57,8 +58,6 @@ tile takes two panels, which was as fast as less. A multiple of SUM_DEPTH."""
 SUM_DEPTH = 64
 """Products that are summed on their own before they are added to the rest: the rounding errors of a sum grow with the
 root of its length, and those of two short sums add up to less than those of a long one."""
-
-CACHE_LINE_BYTES = 64
 
 READ, WRITE = 0, 1
 FIRST_LEVEL, SECOND_LEVEL = 3, 2  # caches, as the instruction has them

@@ -19,6 +19,8 @@ from numba.np import arrayobj
 
 from rnnkernels.kernels.jit import VECTOR_BYTES_FORCED
 
+CACHE_LINE_BYTES = 64
+
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
 

@@ -50,7 +50,7 @@ FORGIVEN_WAITS = 3
 
 FREE, LEFT, AWAKE, OFFER, PUBLISHED, BARRIERS = (line * WORDS for line in range(6))
 FUNCTION, ARGUMENTS, OTHERS, AT_WORK, WELCOMED, FORGIVEN = range(OFFER, OFFER + 6)
-SIZE, START, ADMITTED, BROKEN_UP, TAKEN = range(PUBLISHED, PUBLISHED + 5)
+SIZE, START, BROKEN_UP, TAKEN = range(PUBLISHED, PUBLISHED + 4)
 LOST, LONG_WAITS, BEGAN = 1, 2, 3  # in the line of a member
 
 
@@ -241,14 +241,18 @@ def open_team(team):
     """Let others join, as the leader, and wait a moment for those who are awake."""
     others = team[OTHERS]
     if others > 0:
-        team[ADMITTED] = 0
+        team[LEFT] = 0
         atomic_store(team, FREE, others)
         turns = 0
         while turns < team[WELCOMED] and others - atomic_load(team, FREE) < min(atomic_load(team, AWAKE), others):
             pause()
             turns += 1
-            if turns > PATIENCE:
-                give_way()
+
+
+@expanded
+def turn_away(team):
+    """Let nobody join any more; returns how many have."""
+    return team[OTHERS] - max(atomic_exchange(team, FREE, 0), 0)
 
 
 @kernel
@@ -257,14 +261,13 @@ def close_team(team, start):
 
     Returns the size of the team, 1 while nobody has joined.
     """
-    others = team[OTHERS]
-    if atomic_load(team, FREE) == others:
+    if atomic_load(team, FREE) == team[OTHERS]:
         return 1
-    team[ADMITTED] = others - max(atomic_exchange(team, FREE, 0), 0)
+    size = turn_away(team) + 1
     team[START] = start
     team[BARRIERS + BEGAN] = clock()
-    atomic_store(team, SIZE, team[ADMITTED] + 1)
-    return team[ADMITTED] + 1
+    atomic_store(team, SIZE, size)
+    return size
 
 
 @kernel
@@ -273,11 +276,11 @@ def leave_team(team, member):
     if member > 0:
         return
     if team[OTHERS] > 0:
-        if team[ADMITTED] == 0:
-            team[ADMITTED] = team[OTHERS] - max(atomic_exchange(team, FREE, 0), 0)
+        joined = team[SIZE] - 1
+        if joined < 0:  # never closed
+            joined = turn_away(team)
             atomic_store(team, SIZE, 1)
-        wait_until(team, LEFT, team[ADMITTED], BARRIERS)
-        team[LEFT] = 0
+        wait_until(team, LEFT, joined, BARRIERS)
     team[SIZE] = team[BROKEN_UP] = team[TAKEN] = 0
     for line in range(BARRIERS, BARRIERS + (team[OTHERS] + 1) * WORDS, WORDS):
         team[line] = team[line + LOST] = team[line + LONG_WAITS] = 0
