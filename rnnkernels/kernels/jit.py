@@ -16,7 +16,7 @@ from typing import Any
 
 import numba
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.types import unliteral
 
 CACHE_IS_ON = os.environ.get("RNNKERNELS_CACHE", "1") != "0"
@@ -35,6 +35,10 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 DAMAGE = (pickle.PickleError, EOFError, AttributeError, ImportError, IndexError, ValueError)
 
 
+before_loading: list[Callable[[bytes], None]] = []
+"""Called with machine code from the disk cache before it is loaded, to provide what it calls by name."""
+
+
 @cache
 def source_stamp() -> str:
     """Digest of everything that decides the machine code of a kernel, apart from the processor and the signature."""
@@ -44,8 +48,21 @@ def source_stamp() -> str:
     return digest.hexdigest()
 
 
+class _LinkedCode(CompileResultCacheImpl):
+    """Machine code that may call shared routines, see `linking`."""
+
+    def rebuild(self, target_context: Any, payload: Any) -> Any:
+        """Load machine code."""
+        _, _, (code, *_) = payload[0]
+        for prepare in before_loading:
+            prepare(code)
+        return super().rebuild(target_context, payload)
+
+
 class PackageCache(FunctionCache):
     """Numba's disk cache with the stamp of the whole package; a cache that cannot be read or written is no error."""
+
+    _impl_class = _LinkedCode
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)

@@ -7,19 +7,23 @@ and keeps its sums in registers.
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rnnkernels.kernels.jit import expanded, kernel
+from rnnkernels.kernels.jit import expanded
+from rnnkernels.kernels.linking import shared
 from rnnkernels.kernels.simd import (
     CACHE_LINE_BYTES,
     I64,
+    READ,
+    SECOND_LEVEL,
     VECTOR_BYTES,
     VECTOR_REGISTERS,
+    WRITE,
     array_data,
     call_llvm,
     element_bytes,
     emit_loop,
+    emit_prefetch,
     lanes,
     llvm_vector,
     load_vector,
@@ -58,9 +62,6 @@ tile takes two panels, which was as fast as less. A multiple of SUM_DEPTH."""
 SUM_DEPTH = 64
 """Products that are summed on their own before they are added to the rest: the rounding errors of a sum grow with the
 root of its length, and those of two short sums add up to less than those of a long one."""
-
-READ, WRITE = 0, 1
-FIRST_LEVEL, SECOND_LEVEL = 3, 2  # caches, as the instruction has them
 
 UNROLLED_DEPTH = 4
 """Lines of a panel for each turn of the loop, where a tile never takes more than a panel: the loop's own instructions
@@ -146,16 +147,16 @@ def _emit_tile(builder, vector, row_count, vector_count, a, b, depth, ahead, s, 
     for r in range(row_count, 2 * row_count):
         row = builder.gep(s[0], [builder.mul(s[1], I64(r))])
         for v in range(0, vector_count, max(CACHE_LINE_BYTES // VECTOR_BYTES, 1)):
-            _prefetch(builder, builder.gep(row, [I64(v * width)]), WRITE)
+            emit_prefetch(builder, builder.gep(row, [I64(v * width)]), WRITE)
 
     def add_products(state, depth_here):
         """Sums and positions `depth_here` lines further on."""
         k, b_k, *sums = state
         for d in range(depth_here):
             if panel_count == 1:
-                _prefetch(builder, builder.gep(b_k, [I64((d + LINES_AHEAD) * line)]), READ)
+                emit_prefetch(builder, builder.gep(b_k, [I64((d + LINES_AHEAD) * line)]), READ)
             else:
-                _prefetch(builder, builder.gep(ahead, [builder.mul(k, I64(width))]), READ, SECOND_LEVEL)
+                emit_prefetch(builder, builder.gep(ahead, [builder.mul(k, I64(width))]), READ, SECOND_LEVEL)
             lines = [builder.gep(b_k, [builder.add(offset, I64(d * line))]) for offset in panel_offsets]
             weights = [
                 load_vector(builder, builder.gep(line, [I64(v * width)]), vector)
@@ -189,14 +190,6 @@ def _emit_tile(builder, vector, row_count, vector_count, a, b, depth, ahead, s, 
     emit_loop(builder, [I64(0), b_first, *s], lambda k: builder.icmp_signed("<", k, limit), add_part)
 
 
-def _prefetch(builder, pointer, purpose, nearness=FIRST_LEVEL):
-    """Ask for a cache line that will be read or written; it need not exist."""
-    i32 = ir.IntType(32)
-    signature = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
-    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-    builder.call(function, [pointer, i32(purpose), i32(nearness), i32(1)])
-
-
 def _opaque(builder, value):
     """The same pointer or integer, of which the optimiser knows nothing: the result of an empty instruction."""
     return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], side_effect=False)
@@ -216,7 +209,7 @@ def _tile_height(rows_left):
     return min(rows_left, TILE_ROWS)
 
 
-@kernel
+@shared("a b start c")
 def multiply(a, a0, a_stride, rows, b, b0, depth, vectors, start, s0, start_stride, c, c0, c_stride, descending):
     """C = S + A @ B for `rows` rows and `vectors` vectors of columns; overwrites C. The rest is as in `multiply_tile`.
 

@@ -21,6 +21,9 @@ from rnnkernels.kernels.jit import VECTOR_BYTES_FORCED
 
 CACHE_LINE_BYTES = 64
 
+READ, WRITE = 0, 1
+FIRST_LEVEL, SECOND_LEVEL = 3, 2  # caches, as the instruction has them
+
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
 
@@ -75,7 +78,9 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def array_data(context, builder, array_type, array):
-    """Pointer to the first element of an array argument."""
+    """Pointer to the first element of an array argument, which may be given as such a pointer."""
+    if isinstance(array_type, types.CPointer):
+        return array
     return arrayobj.make_array(array_type)(context, builder, array).data
 
 
@@ -93,6 +98,13 @@ def load_vector(builder, pointer, vector_type):
 def store_vector(builder, value, pointer):
     """Emit a vector store."""
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = _element_bytes(value.type)
+
+
+def emit_prefetch(builder, pointer, purpose, nearness=FIRST_LEVEL):
+    """Ask for a cache line that will be read or written; it need not exist."""
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    builder.call(function, [pointer, I32(purpose), I32(nearness), I32(1)])
 
 
 def splat_scalar(builder, scalar, vector_type):
@@ -448,6 +460,17 @@ def transpose_block(typingctx, source, source_offset, source_stride, target, tar
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
+
+
+@intrinsic
+def prefetch(typingctx, array, offset):
+    """Ask for the cache line of an element that will be read; it need not exist."""
+
+    def codegen(context, builder, sig, args):
+        emit_prefetch(builder, builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]]), READ)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
 
 
 @intrinsic
