@@ -18,6 +18,7 @@ import numba
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.types import unliteral
+from numba.extending import register_jitable
 
 CACHE_IS_ON = os.environ.get("RNNKERNELS_CACHE", "1") != "0"
 VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
@@ -119,3 +120,8 @@ def expanded(function: Callable[..., Any]) -> Any:
     Numba optimises and translates whatever a compiled function calls along with it, again for each caller.
     """
     return njit(inline="always", **OPTIONS)(function)
+
+
+def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let kernels call `function`, plain arithmetic that Python calls too; it stays what it is."""
+    return register_jitable(**OPTIONS)(function)

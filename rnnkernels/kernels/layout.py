@@ -13,18 +13,25 @@ blocks
 time-major rows
     Row s * N + n of a chunk holds step s of sequence n.
 
-Offsets and strides count elements; arrays are flat or C-contiguous.
+Offsets and strides count elements; arrays are flat or C-contiguous, and nothing is inferred from their shapes but by
+the kernels that pack and unpack.
 """
 
 from rnnkernels.kernels.jit import expanded, inlined, kernel
-from rnnkernels.kernels.micro_kernel import SUM_DEPTH, panel_width
-from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block
+from rnnkernels.kernels.linking import shared
+from rnnkernels.kernels.micro_kernel import PANEL_GROUPS, SMALL_GROUP, SUM_DEPTH, VECTORS_PER_PANEL, multiply, panel_width
+from rnnkernels.kernels.simd import lanes, load, load_first, prefetch, splat, store, store_first, transpose_block
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 ROWS_AT_ONCE = 8
 """Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken. Between
 two calls that had driven them from the near caches, 256 x 1024 and 512 x 2048 weights in float32 took 0.09 and 0.35 ms
 with 8, 0.10 and 0.38 with 4, 0.11 and 0.43 with 16 (AMD EPYC, Zen 4)."""
+
+PANELS_AT_ONCE = PANEL_GROUPS[-1]
+"""Panels of dz for which the weight gradients of a chunk are summed together: as many as a full tile takes. On an AMD
+EPYC (Zen 4), where it takes two, one at a time made these products alone 4 to 14 % slower, and whole backward
+passes by less than the noise at large batches (float32, 24 November 2026)."""
 
 
 @expanded
@@ -43,6 +50,15 @@ def copy_row(source, source_offset, target, target_offset, count):
     if whole < count:
         rest = load_first(source, source_offset + whole, count - whole)
         store_first(target, target_offset + whole, count - whole, rest)
+
+
+@inlined
+def add_row(source, source_offset, target, target_offset, count):
+    """Add `count` elements; what follows them in the last vector of the target may change by the sign of a zero."""
+    step = lanes(target)
+    for i in range(0, count, step):
+        total = load(target, target_offset + i) + load_first(source, source_offset + i, count - i)
+        store(target, target_offset + i, total)
 
 
 @inlined
@@ -75,62 +91,164 @@ def fill_row(target, target_offset, count, number):
         store_first(target, target_offset + whole, count - whole, value)
 
 
-@kernel
-def gather_rows(source, begin, first_row, rows, first, end, target, target_offset, stride, step_stride,
+@shared("source target")
+def gather_rows(source, length, width, begin, first_row, rows, first, end, target, target_offset, stride, step_stride,
                 column, columns):  # fmt: skip
-    """Time-major rows of `source` (N, T, D): sequences `first_row .. first_row + rows`, from step `begin` on.
+    """Time-major rows of `source` (N, length, width): sequences `first_row .. first_row + rows`, from `begin` on.
 
     Overwrites `columns` columns from `column` on of rows `first .. end` of these in `target`, rounded up to LANES with
     zeros. In `target` sequences lie at `stride`, steps at `step_stride`.
     """
-    length, width = source.shape[1], source.shape[2]
     for row in range(first, end):
         s, n = row // rows, row % rows
         here = ((first_row + n) * length + begin + s) * width + column
         copy_row_padded(source, here, target, target_offset + s * step_stride + n * stride + column, columns)
 
 
-@kernel
-def scatter_rows(source, source_offset, stride, step_stride, target, begin, first_row, rows, first, end,
+@shared("source target")
+def scatter_rows(source, source_offset, stride, step_stride, target, length, width, begin, first_row, rows, first, end,
                  column, columns):  # fmt: skip
-    """The inverse of `gather_rows`: overwrites these rows and columns of `target` (N, T, D)."""
-    length, width = target.shape[1], target.shape[2]
+    """The inverse of `gather_rows`: overwrites these rows and columns of `target` (N, length, width)."""
     for row in range(first, end):
         s, n = row // rows, row % rows
         here = source_offset + s * step_stride + n * stride + column
         copy_row(source, here, target, ((first_row + n) * length + begin + s) * width + column, columns)
 
 
+@shared("weights panels")
+def pack_lines(weights, hidden, gates, first, end, vectors, panels, depth):
+    """Lines `first .. end` of the panels of `weights` (depth, G * H), so many vectors of interleaved columns.
+
+    Overwrites these lines. A few rows at a time: whole rows would touch a page of memory for each vector, whole panels
+    one for each line. And gate by gate, so that the rows are read from one end to the other.
+    """
+    step, width = lanes(weights), panel_width(weights)
+    zero = splat(weights, 0.0)
+    for begin in range(first, end, ROWS_AT_ONCE):
+        stop = min(begin + ROWS_AT_ONCE, end)
+        for gate in range(gates):
+            for v in range(gate, vectors, gates):
+                unit = v // gates
+                target = v * step // width * depth * width + v * step % width
+                left = hidden - unit * step
+                for k in range(begin, stop):
+                    source = (k * gates + gate) * hidden + unit * step
+                    if left >= step:
+                        store(panels, target + k * width, load(weights, source))
+                    elif left > 0:
+                        store(panels, target + k * width, load_first(weights, source, left))
+                    else:
+                        store(panels, target + k * width, zero)
+
+
+@shared("weights panels")
+def pack_transposed_lines(weights, columns, hidden, gates, first, end, first_line, end_line, panels, offset, depth):
+    """Vectors `first .. end` of columns of the transpose of `weights` (columns, G * H), which has interleaved lines.
+
+    Of their lines those in vectors `first_line .. end_line`. Overwrites these from `offset` on, in panels of `depth`
+    lines, as if nothing came before.
+    """
+    step, width = lanes(weights), panel_width(weights)
+    stride = gates * hidden
+    for v in range(first, end):
+        here = columns - v * step
+        panel = offset + (v - first) * step // width * depth * width + (v - first) * step % width
+        for line in range(first_line, end_line):
+            unit, gate = line // gates, line % gates
+            row = (line - first_line) * step
+            left = hidden - unit * step
+            source = (v * step * gates + gate) * hidden + unit * step
+            target = panel + row * width
+            if here >= step and left >= step:
+                transpose_block(weights, source, stride, panels, target, width)
+            else:
+                pack_edge(weights, source, stride, here, left, panels, target, width, min(step, depth - row))
+
+
+@shared("a weights start c buffer")
+def multiply_in_place(a, a0, a_stride, rows, weights, hidden, gates, depth, first, end,
+                      start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
+    """As `multiply` with weights (depth, G * H) that nobody has packed, for vectors `first .. end` of their columns.
+
+    The sums and their bits are the same. Where weights serve few rows a matrix of panels is not worth the memory: parts
+    of a few panels are packed in `buffer`, which stays in the nearest cache, multiplied, and forgotten.
+    """
+    step, width = lanes(weights), panel_width(weights)
+    group = VECTORS_PER_PANEL * panels_in_place(rows)
+    stride = gates * hidden
+    for v in range(first, end, group):
+        count = min(group, end - v)
+        column = (v - first) * step
+        source, s_here, s_stride = 0, s0 + column, start_stride
+        k = 0
+        while True:
+            lines = min(SUM_DEPTH, depth - k)
+            for i in range(count):
+                unit, gate = (v + i) // gates, (v + i) % gates
+                left = hidden - unit * step
+                here = k * stride + gate * hidden + unit * step
+                there = buffer0 + i // VECTORS_PER_PANEL * lines * width + i % VECTORS_PER_PANEL * step
+                if left >= step:
+                    for line in range(lines):
+                        prefetch(weights, here + line * stride + 2 * step)
+                        store(buffer, there + line * width, load(weights, here + line * stride))
+                else:
+                    for line in range(lines):
+                        store(buffer, there + line * width, load_first(weights, here + line * stride, left))
+            if k == 0:
+                multiply(a, a0, a_stride, rows, buffer, buffer0, lines, count,
+                         start, s0 + column, start_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            else:
+                multiply(a, a0 + k, a_stride, rows, buffer, buffer0, lines, count,
+                         c, c0 + column, c_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            k += lines
+            if k >= depth:
+                break
+
+
+@shared("a weights start c buffer")
+def multiply_transposed_in_place(a, a0, a_stride, rows, weights, columns, hidden, gates, first, end,
+                                 start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
+    """As `multiply_in_place` with the transpose of weights (columns, G * H), for vectors `first .. end` of columns."""
+    step = lanes(weights)
+    group = VECTORS_PER_PANEL * panels_in_place(rows)
+    lines = (hidden + step - 1) // step * gates
+    part = SUM_DEPTH // step
+    for v in range(first, end, group):
+        count = min(group, end - v)
+        column = (v - first) * step
+        line = 0
+        while True:
+            stop = min(line + part, lines)
+            depth = (stop - line) * step
+            pack_transposed_lines(weights, columns, hidden, gates, v, v + count, line, stop, buffer, buffer0, depth)
+            if line == 0:
+                multiply(a, a0, a_stride, rows, buffer, buffer0, depth, count,
+                         start, s0 + column, start_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            else:
+                multiply(a, a0 + line * step, a_stride, rows, buffer, buffer0, depth, count,
+                         c, c0 + column, c_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            line = stop
+            if line >= lines:
+                break
+
+
+@expanded
+def panels_in_place(rows):
+    """Panels that `multiply_in_place` takes at once."""
+    return SMALL_GROUP if rows == 1 else PANEL_GROUPS[5]
+
+
 @kernel
 def pack_columns(weights, gates, panels, team, member, parts):
-    """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`, by members of a team.
-
-    A few rows at a time: whole rows would touch a page of memory for each vector, whole panels one for each line. And
-    gate by gate, so that the rows are read from one end to the other.
-    """
+    """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`, by members of a team."""
     depth, hidden = weights.shape[0], weights.shape[1] // gates
-    step, width = lanes(weights), panel_width(weights)
-    vectors = panels.shape[0] * (width // step)
-    zero = splat(weights, 0.0)
+    vectors = panels.shape[0] * VECTORS_PER_PANEL
     open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share(depth, part, parts)
-        for begin in range(first, last, ROWS_AT_ONCE):
-            end = min(begin + ROWS_AT_ONCE, last)
-            for gate in range(gates):
-                for v in range(gate, vectors, gates):
-                    unit = v // gates
-                    target = v * step // width * depth * width + v * step % width
-                    left = hidden - unit * step
-                    for k in range(begin, end):
-                        source = (k * gates + gate) * hidden + unit * step
-                        if left >= step:
-                            store(panels, target + k * width, load(weights, source))
-                        elif left > 0:
-                            store(panels, target + k * width, load_first(weights, source, left))
-                        else:
-                            store(panels, target + k * width, zero)
+        pack_lines(weights, hidden, gates, first, last, vectors, panels, depth)
         part = take_part(team)
     leave_team(team, member)
 
@@ -142,92 +260,89 @@ def pack_transposed(weights, gates, panels, team, member, parts):
     The depth is that of `panels`: U * G * L, or H without padding if G = 1. By members of a team.
     """
     columns, hidden = weights.shape[0], weights.shape[1] // gates
-    step, width = lanes(weights), panel_width(weights)
+    width = panel_width(weights)
     depth = panels.shape[1] // width
+    lines = (hidden + lanes(weights) - 1) // lanes(weights) * gates
     open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share(panels.shape[0], part, parts)
-        for v in range(first * (width // step), last * (width // step)):
-            here = columns - v * step
-            for gate in range(gates):
-                for unit in range((hidden + step - 1) // step):
-                    row = (unit * gates + gate) * step
-                    source = (v * step * gates + gate) * hidden + unit * step
-                    target = (v * step // width * depth + row) * width + v * step % width
-                    if here >= step and hidden - unit * step >= step:
-                        transpose_block(weights, source, gates * hidden, panels, target, width)
-                    else:
-                        pack_edge(weights, source, gates * hidden, here, hidden - unit * step,
-                                  panels, target, width, min(step, depth - row))  # fmt: skip
+        pack_transposed_lines(weights, columns, hidden, gates, first * VECTORS_PER_PANEL, last * VECTORS_PER_PANEL,
+                              0, lines, panels, first * depth * width, depth)  # fmt: skip
         part = take_part(team)
     leave_team(team, member)
+
+
+@shared("sums gradient")
+def unpack_rows(sums, offset, gates, gradient, rows, hidden, first, end):
+    """Copy rows `first .. end` of `sums`, blocks of columns in gate order, to natural rows (rows, G * H)."""
+    step, block = lanes(sums), block_width(sums)
+    units = unit_count(sums, hidden)
+    for k in range(first, end):
+        for v in range(gates * units):
+            gate, unit, column = v // units, v % units, v * step
+            copy_row(sums, offset + (column // block * rows + k) * block + column % block,
+                     gradient, (k * gates + gate) * hidden + unit * step,
+                     min(step, hidden - unit * step))  # fmt: skip
 
 
 @kernel
 def unpack_sums(sums, gates, gradient, team, member, parts):
     """Copy `sums`, blocks of columns in gate order, to natural rows (K, G * H), by members of a team."""
     rows, hidden = gradient.shape[0], gradient.shape[1] // gates
-    step, block = lanes(sums), sums.shape[1]
-    units = unit_count(sums, hidden)
     open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share(rows, part, parts)
-        for k in range(first, last):
-            for v in range(gates * units):
-                gate, unit, column = v // units, v % units, v * step
-                copy_row(sums, (column // block * rows + k) * block + column % block,
-                         gradient, (k * gates + gate) * hidden + unit * step,
-                         min(step, hidden - unit * step))  # fmt: skip
+        unpack_rows(sums, 0, gates, gradient, rows, hidden, first, last)
         part = take_part(team)
     leave_team(team, member)
 
 
-@kernel
+@inlined
 def pack_edge(source, offset, stride, rows, columns, target, target_offset, target_stride, lines):
     """Transpose a block of which only some rows and columns exist; overwrites `lines` lines of LANES elements."""
     step = lanes(source)
-    flat, packed = source.reshape(-1), target.reshape(-1)
     for line in range(lines):
         for r in range(step):
             inside = line < columns and r < rows
-            packed[target_offset + line * target_stride + r] = flat[offset + r * stride + line] if inside else 0.0
+            value = load_first(source, offset + r * stride + line, 1 if inside else 0)
+            store_first(target, target_offset + line * target_stride + r, 1, value)
 
 
-@kernel
-def transpose_rows(source, last_row, depth, columns, target, first, end):
-    """Transpose `depth` rows that end with `last_row`, from the last to the first; overwrites rows of `target`.
+@shared("source target")
+def transpose_rows(source, last, stride, depth, columns, target, target_offset, target_stride, first, end):
+    """Transpose `depth` rows that end with the one at `last`, from the last to the first; overwrites rows of `target`.
 
     Of the `columns` columns, those in vectors `first .. end`. Rows of `target` have room for whole vectors.
     """
-    step, source_stride, target_stride = lanes(source), source.shape[1], target.shape[1]
+    step = lanes(source)
     for column in range(first * step, end * step, step):
         for k in range(0, depth, step):
-            here, there = (last_row - k) * source_stride + column, column * target_stride + k
+            here, there = last - k * stride + column, target_offset + column * target_stride + k
             if depth - k >= step and columns - column >= step:
-                transpose_block(source, here, -source_stride, target, there, target_stride)
+                transpose_block(source, here, -stride, target, there, target_stride)
             else:
-                pack_edge(source, here, -source_stride, depth - k, columns - column,
-                          target, there, target_stride, step)  # fmt: skip
+                pack_edge(source, here, -stride, depth - k, columns - column, target, there, target_stride, step)
 
 
-@kernel
-def pack_and_add_rows(source, last_row, depth, columns, gates, panel, count, panels, target, sums, first):
-    """Pack `count` panels of `depth` rows that end with `last_row`, from the last to the first, columns in gate order.
+@shared("source panels sums")
+def pack_and_add_rows(source, last, stride, depth, columns, gates, panel, count, panels, target, sums, sums_offset,
+                      first):  # fmt: skip
+    """Pack `count` panels of `depth` rows that end with the one at `last`, from the last to the first, in gate order.
 
     Overwrites `panels` from `target` on, and adds the rows to the panels' columns in `sums`, which start from zero if
     `first`; in parts of SUM_DEPTH rows, as products are summed. The source has `columns` columns, interleaved.
     """
-    step, width, stride = lanes(source), panel_width(source), source.shape[1]
+    step, width = lanes(source), panel_width(source)
     units = (columns + gates * step - 1) // (gates * step)
     vectors = width // step
     for v in range(count * vectors):
         vector = panel * vectors + v
         column = (vector % units * gates + vector // units) * step
         left = columns - column if vector < gates * units else 0
-        total = splat(source, 0.0) if first else load(sums, vector * step)
-        here, there = last_row * stride + column, target + v // vectors * depth * width + v % vectors * step
+        total = splat(source, 0.0) if first else load(sums, sums_offset + vector * step)
+        here, there = last + column, target + v // vectors * depth * width + v % vectors * step
         for k in range(0, depth, SUM_DEPTH):
             part = splat(source, 0.0)
             for _ in range(k, min(k + SUM_DEPTH, depth)):
@@ -237,15 +352,21 @@ def pack_and_add_rows(source, last_row, depth, columns, gates, panel, count, pan
                 here -= stride
                 there += width
             total = total + part
-        store(sums, vector * step, total)
+        store(sums, sums_offset + vector * step, total)
 
 
-@kernel
-def interleave_row(source, gates, target):
-    """One natural row (G * H,) in interleaved order, padded with zeros; overwrites `target`."""
+@expanded
+def block_width(array):
+    """Columns of a block of sums."""
+    return PANELS_AT_ONCE * panel_width(array)
+
+
+@inlined
+def interleave_row(source, gates, target, offset, vectors):
+    """One natural row (G * H,) in interleaved order, padded with zeros to so many vectors; overwrites `target`."""
     hidden = source.size // gates
     step = lanes(source)
-    for v in range(target.size // step):
+    for v in range(vectors):
         unit, gate = v // gates, v % gates
         left = max(hidden - unit * step, 0)
-        store(target, v * step, load_first(source, gate * hidden + min(unit * step, hidden), left))
+        store(target, offset + v * step, load_first(source, gate * hidden + min(unit * step, hidden), left))

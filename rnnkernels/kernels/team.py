@@ -328,14 +328,17 @@ def share(count, member, size):
 
 
 @expanded
-def enter_team(team, member, start):
+def enter_team(team, member, start, at_once):
     """Enter a kernel whose members share the work of each chunk; returns (size of the team, first step).
 
-    A member whose number is not below the size has come too late. The leader is number 0.
+    A member whose number is not below the size has come too late. The leader is number 0. If `at_once`, members begin
+    whenever they come, to take parts of the work in turn, and know of no size but 1.
     """
     if member == 0:
         offer_call(team)
         open_team(team)
+        return 1, start
+    if at_once:
         return 1, start
     return wait_until(team, SIZE, 1, BARRIERS + member * WORDS), team[START]
 

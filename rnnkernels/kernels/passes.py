@@ -1,0 +1,382 @@
+"""The only loops over time: forward and backward, for whole sequences, single steps and streams of every cell.
+
+A cell hands in its row functions, and says how many gates it has and whether it wants h @ Wh apart from z (then
+`biases` is 2, and the products start from the second bias). Kernels write a pass out in full, so this costs nothing.
+
+Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
+
+    forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next)
+        from z (and product), overwrites h, what the tape keeps of the step, and the tracked state at `track_next`
+    output(first, end, tape, tape0, track, track0, work, h)
+        overwrites h with the hidden state after a step, from what was kept of it
+    backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0, h, dz, dm)
+        from dh and dtrack, overwrites dz (and dm), h[t], and dtrack by that of the step before; may add to dh_prev
+
+The *tape* (T, N, U * K * L) keeps K vectors of each unit of each step, the *track* (T + 1, N, U * L) one state before
+the first step and after each. Both have a single step where nothing is to be kept.
+"""
+
+from rnnkernels.kernels.jit import expanded, kernel, plain
+from rnnkernels.kernels.layout import (
+    add_row,
+    clear_padding,
+    copy_row,
+    copy_row_padded,
+    fill_row,
+    gather_rows,
+    interleave_row,
+    scatter_rows,
+    unit_count,
+    unpack_rows,
+)
+from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL
+from rnnkernels.kernels.phases import (
+    BUFFER_VECTORS,
+    Weights,
+    accumulate,
+    backward_regions,
+    forward_regions,
+    gather_earlier_gradients,
+    project,
+    recur,
+    recur_backward,
+    transpose_chunk,
+    unit_share,
+    whole_vectors,
+)
+from rnnkernels.kernels.simd import lanes
+from rnnkernels.kernels.team import (
+    close_team,
+    consider_breaking_up,
+    enter_team,
+    is_broken_up,
+    leave_team,
+    share,
+    step_size,
+    take_part,
+    wait_for_team,
+)
+from rnnkernels.kernels.trace import (
+    ACCUMULATE,
+    CELL,
+    GATHER,
+    PROJECT,
+    RECUR,
+    SCATTER,
+    WAIT,
+    begin_chunk,
+    lap,
+)
+
+
+@expanded
+def meet_nobody(team, member, size, tick):
+    """What a stream has for `wait_for_team`."""
+    return tick
+
+
+@expanded
+def take_no_time(trace, member, number, phase, time):
+    """What a stream has for `lap`."""
+    return time
+
+
+@expanded
+def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows, inputs, hidden, weights, begin, steps, first,
+                  last, strip, by_strips, z_column, tape, tape_width, tape_step, tape_row, track, track_step, track_row,
+                  buffer, team, trace, member, number, size, tick, time):  # fmt: skip
+    """Steps of a chunk, for the rows of a part and units `first .. last`; returns (tick, time).
+
+    Biases are rows of `bias` from `b` on. Inputs are in the part, z too but `by_strips`, where each strip of the units is projected when its turn comes, at
+    `z_column` of z. Step s keeps what it keeps at `tape_row` + s * `tape_step` and `track_row` + (s + 1) *
+    `track_step`, its first sequence there, its others after it.
+    """
+    units = unit_count(work, hidden)
+    columns, lane_count = units * lanes(work), lanes(work)
+    x, z, h, product = part + at.x, part + at.z, part + at.h, part + at.product
+    for s in range(steps):
+        h_step = h + s * rows * at.h_stride
+        for unit in range(first, last, strip):
+            end_unit = min(unit + strip, last)
+            strip_column = unit * lane_count * gates
+            row, product_row = z + s * rows * at.z_stride + strip_column, product + strip_column
+            if by_strips:
+                row, product_row = z + z_column, product + z_column
+                project(work, x, at.x_stride, rows, inputs, weights, hidden, gates, unit, end_unit, bias, b,
+                        row, at.z_stride, buffer)  # fmt: skip
+                time = lap(trace, member, number, PROJECT, time)
+            descending = (begin + s) % 2 == 1
+            if biases > 1:
+                recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
+                      bias, b + at.b_columns + strip_column, 0, product_row, at.z_stride, descending, buffer)  # fmt: skip
+            else:
+                recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
+                      work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
+            time = lap(trace, member, number, RECUR, time)
+            row -= strip_column
+            product_row -= strip_column
+            tape_here, track_here = tape_row + s * tape_step, track_row + s * track_step
+            for n in range(rows):
+                cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
+                     h_step + n * at.h_stride, h_step + (rows + n) * at.h_stride,
+                     tape, tape_here, track, track_here, track_here + track_step)  # fmt: skip
+                tape_here += tape_width
+                track_here += columns
+            time = lap(trace, member, number, CELL, time)
+        tick = meet(team, member, size, tick)
+        time = lap(trace, member, number, WAIT, time)
+    return tick, time
+
+
+@expanded
+def forward_pass(cell, gates, x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
+                 weights, begin, end, chunk, strip, places, by_rows):  # fmt: skip
+    """Steps `begin .. end` of sequences, by one member of a team.
+
+    Overwrites these steps of `h` (N, T, H), `tape` and `track`; begins with `h0` and `track0` (N, H), or in the middle
+    with the states that the scratch and the track carry from call to call. The units are taken in strips of `strip`, a
+    multiple of a panel. Where a chunk is a single step, each strip is projected when its turn comes, and z holds one
+    strip of each member. Of at most `places` members each takes a part of the batch if `by_rows`, and they do not
+    meet; or else they divide the hidden units, and meet after each step.
+    """
+    batch, length, hidden = h.shape
+    lane_count, units = lanes(x), unit_count(x, hidden)
+    columns, inputs = units * lane_count, x.shape[2]
+    parts = places if by_rows else 1
+    z_columns = (columns if chunk > 1 else (1 if by_rows else places) * strip * lane_count) * gates
+    most_rows = (batch + parts - 1) // parts
+    at = forward_regions(most_rows, chunk, inputs, hidden, gates, len(biases), z_columns, lane_count)
+    kept = track.shape[0] > 1
+    if member == 0:
+        for k in range(len(biases)):
+            interleave_row(biases[k], gates, work, at.b + k * at.b_columns, at.b_columns // lane_count)
+        if begin == 0:
+            for n in range(batch):
+                copy_row_padded(track0, n * hidden, track, n * columns, hidden)
+            for part in range(parts):
+                first_row, end_row = share(batch, part, parts)
+                for n in range(first_row, end_row):
+                    here = at.parts + part * at.part + at.h + (n - first_row) * at.h_stride
+                    copy_row_padded(h0, n * hidden, work, here, hidden)
+    size, first_step = enter_team(team, member, begin, by_rows)
+    if member >= size and not by_rows:
+        return
+    buffer = at.parts + parts * at.part + member * BUFFER_VECTORS * lane_count
+    tick, number = 1, 0
+    part = take_part(team) if by_rows else 0
+    while part < parts:
+        first_row, end_row = share(batch, part, parts)
+        rows = end_row - first_row
+        here = at.parts + part * at.part
+        start, recruits = first_step, member == 0 and not by_rows
+        while start < end:
+            if recruits:
+                size = close_team(team, start)
+                recruits, tick = size == 1, 1
+            members = 1 if by_rows else size
+            me = 0 if by_rows else member
+            first, last = unit_share(units, me, members)
+            column = first * lane_count
+            width = max(min(hidden, last * lane_count) - column, 0)
+            steps = min(chunk, end - start)
+            time = begin_chunk(trace, member, number, start, steps)
+            first_in, end_in = share(steps * rows, me, members)
+            gather_rows(x, length, inputs, start, first_row, rows, first_in, end_in, work, here + at.x,
+                        at.x_stride, rows * at.x_stride, 0, inputs)  # fmt: skip
+            time = lap(trace, member, number, GATHER, time)
+            consider_breaking_up(team, me, members, tick)
+            tick = wait_for_team(team, me, members, tick)
+            time = lap(trace, member, number, WAIT, time)
+            if is_broken_up(team, members, tick):
+                if member > 0:
+                    return
+                size, members, last, width = 1, 1, units, hidden
+            if chunk > 1:
+                project(work, here + at.x, at.x_stride, steps * rows, inputs, weights, hidden, gates, first, last,
+                        work, at.b, here + at.z + column * gates, at.z_stride, buffer)  # fmt: skip
+                time = lap(trace, member, number, PROJECT, time)
+            slot = start * batch if kept else 0
+            tick, time = forward_steps(
+                cell, wait_for_team, lap, gates, len(biases), work, at.b, work, at, here, rows, inputs, hidden, weights,
+                start, steps, first, last, strip, chunk == 1, me * strip * lane_count * gates,
+                tape, tape.shape[2], batch * tape.shape[2] if kept else 0, (slot + first_row) * tape.shape[2],
+                track, batch * columns if kept else 0, (slot + first_row) * columns,
+                buffer, team, trace, member, number, members, tick, time)  # fmt: skip
+            scatter_rows(work, here + at.h + rows * at.h_stride, at.h_stride, rows * at.h_stride,
+                         h, length, hidden, start, first_row, rows, 0, steps * rows, column, width)  # fmt: skip
+            for n in range(rows):
+                row = here + at.h + n * at.h_stride + column
+                copy_row(work, row + steps * rows * at.h_stride, work, row, width)
+            time = lap(trace, member, number, SCATTER, time)
+            start += steps
+            number += 1
+        part = take_part(team) if by_rows else parts
+    leave_team(team, member)
+
+
+@expanded
+def backward_pass(cell, output, gates, x, h0, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs,
+                  work, trace, team, member, weights, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
+    """Steps `end - 1 .. begin` of sequences, by one member of a team.
+
+    Overwrites these steps of `dx` (N, T, D), takes `dtrack` (N, U * L) from the last step to before the first, and sums
+    the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient of the
+    last step is the sum of its part of `dh` (N, T, H) and of `dlast` (N, H), either of which may be empty.
+    """
+    batch, length, inputs = dx.shape
+    hidden = h0.shape[1]
+    lane_count, units = lanes(x), unit_count(x, hidden)
+    columns = units * lane_count
+    biases = len(dbs)
+    apart = biases > 1
+    at = backward_regions(batch, chunk, inputs, hidden, gates, biases, blocked, lane_count)
+    if member == 0 and end == length:
+        fill_row(work, at.zeros, at.dWx - at.zeros, 0.0)
+        for n in range(batch):
+            here = at.dh + n * at.h_stride
+            if dh.size == 0:
+                fill_row(work, here, at.h_stride, 0.0)
+            else:
+                copy_row_padded(dh, (n * length + length - 1) * hidden, work, here, hidden)
+            if dlast.size > 0:
+                add_row(dlast, n * hidden, work, here, hidden)
+    size, stop = enter_team(team, member, end, False)
+    if member >= size:
+        return
+    buffer = at.buffer + member * at.member
+    tick, number, recruits = 1, 0, member == 0
+    while stop > begin:
+        if recruits:
+            size = close_team(team, stop)
+            recruits, tick = size == 1, 1
+        first_row, end_row = share(batch, member if by_rows else 0, size if by_rows else 1)
+        rows = end_row - first_row
+        first, last = unit_share(units, 0 if by_rows else member, 1 if by_rows else size)
+        column = first * lane_count
+        width = max(min(hidden, last * lane_count) - column, 0)
+        steps = min(chunk, stop - begin)
+        start = stop - steps
+        time = begin_chunk(trace, member, number, start, steps)
+        first_in, end_in = share(steps * batch, member, size)
+        gather_rows(x, length, inputs, start, 0, batch, first_in, end_in, work, at.x, at.x_stride,
+                    batch * at.x_stride, 0, inputs)  # fmt: skip
+        gather_earlier_gradients(dh, work, at, batch, length, hidden, start, steps, first_row, end_row, first, last)
+        for n in range(first_row, end_row):
+            row = at.h + n * at.h_stride
+            if start == 0:
+                copy_row_padded(h0, n * hidden + column, work, row + column, width)
+            else:
+                slot = (start - 1) * batch + n
+                output(first, last, tape, slot * tape.shape[2], track, (slot + batch) * columns, work, row)
+        time = lap(trace, member, number, GATHER, time)
+        for s in range(steps - 1, -1, -1):
+            slot = (start + s) * batch
+            dh_step, dz_step = at.dh + s * batch * at.h_stride, s * batch * at.dz_stride
+            for n in range(first_row, end_row):
+                # h of the last step is no step's previous state; it goes to the spare rows at the end.
+                dz_row = dz_step + n * at.dz_stride
+                cell(first, last, tape, (slot + n) * tape.shape[2],
+                     track, (slot + n) * columns, (slot + batch + n) * columns,
+                     work, dh_step + (batch + n) * at.h_stride, dh_step + n * at.h_stride, dtrack, n * columns,
+                     at.h + ((s + 1) * batch + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
+                if last == units:
+                    clear_padding(work, at.dz + dz_row, hidden, gates)
+                    if apart:
+                        clear_padding(work, at.dm + dz_row, hidden, gates)
+            time = lap(trace, member, number, CELL, time)
+            # Others need these columns of dm, where units are divided.
+            tick = wait_for_team(team, member, step_size(size, by_rows), tick)
+            time = lap(trace, member, number, WAIT, time)
+            recur_backward(work, at, weights, hidden, gates, at.dm + dz_step + first_row * at.dz_stride,
+                           dh_step + first_row * at.h_stride, rows, first, last, (start + s) % 2 == 1, buffer)  # fmt: skip
+            time = lap(trace, member, number, RECUR, time)
+        if by_rows:  # the rows of x, h and dz of all members are there
+            tick = wait_for_team(team, member, size, tick)
+            time = lap(trace, member, number, WAIT, time)
+        transpose_chunk(work, at, inputs, hidden, steps * batch, member, size)
+        time = lap(trace, member, number, ACCUMULATE, time)
+        tick = wait_for_team(team, member, size, tick)  # the transposes are there
+        time = lap(trace, member, number, WAIT, time)
+        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, gates, apart, blocked,
+                   stop == length, member, size)  # fmt: skip
+        time = lap(trace, member, number, ACCUMULATE, time)
+        consider_breaking_up(team, member, size, tick)
+        tick = wait_for_team(team, member, size, tick)  # nobody reads this chunk any more
+        time = lap(trace, member, number, WAIT, time)
+        stop = start
+        number += 1
+        if is_broken_up(team, size, tick):
+            if member > 0:
+                return
+            size = 1
+    if begin == 0:
+        if blocked:
+            first_in, end_in = share(inputs, member, size)
+            unpack_rows(work, at.dWx, gates, dWx, inputs, hidden, first_in, end_in)
+            first_in, end_in = share(hidden, member, size)
+            unpack_rows(work, at.dWh, gates, dWh, hidden, hidden, first_in, end_in)
+        if member == 0:
+            for k in range(biases):
+                for gate in range(gates):
+                    copy_row(work, at.db + k * at.b_columns + gate * columns, dbs[k], gate * hidden, hidden)
+        for n in range(batch):
+            if n % size == member:
+                copy_row(work, at.dh + n * at.h_stride, dh0, n * hidden, hidden)
+    leave_team(team, member)
+
+
+STREAM_ROWS = 12
+"""Rows of a chunk of a stream: two full tiles read weights as often as more would, and stay in a near cache until their
+step comes."""
+
+
+@plain
+def stream_regions(batch, inputs, hidden, gates, biases, kept, lane_count):
+    """Steps of a chunk, where the tape of a row and the scratch begin behind the track, regions, size of all memory."""
+    columns = whole_vectors(hidden, lane_count)
+    base = whole_vectors((batch + kept) * columns, VECTORS_PER_PANEL * lane_count)
+    chunk = max(STREAM_ROWS // max(batch, 1), 1)
+    at = forward_regions(batch, chunk, inputs, hidden, gates, biases, columns * gates, lane_count)
+    return chunk, batch * columns, base, at, base + at.part
+
+
+@plain
+def packed_regions(inputs, hidden, gates, biases, lane_count):
+    """Where the panels of Wh and the interleaved biases follow those of Wx in packed weights, and the size of all."""
+    columns = whole_vectors(whole_vectors(hidden, lane_count) * gates, VECTORS_PER_PANEL * lane_count)
+    return inputs * columns, (inputs + hidden) * columns, (inputs + hidden + biases) * columns
+
+
+@expanded
+def stream_pass(cell, gates, biases, kept, x, weights, memory, h, batch, begin, end):
+    """Steps `begin .. end` of `x` (N * T, D) on packed weights; overwrites these of `h` (N * T, H), and the states.
+
+    All that a stream owns lies in one array, since each argument of a call costs time.
+    """
+    if batch > 0:
+        length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
+        lane_count, units = lanes(x), unit_count(x, hidden)
+        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, gates, biases, kept, lane_count)
+        Wh, b, _ = packed_regions(inputs, hidden, gates, biases, lane_count)
+        matrices = Weights(weights, 0, weights, Wh, True)
+        for start in range(begin, end, chunk):
+            steps = min(chunk, end - start)
+            gather_rows(x, length, inputs, start, 0, batch, 0, steps * batch, memory, base + at.x, at.x_stride,
+                        batch * at.x_stride, 0, inputs)  # fmt: skip
+            project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, gates, 0, units,
+                    weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
+            forward_steps(cell, meet_nobody, take_no_time, gates, biases, weights, b, memory, at, base, batch, inputs,
+                          hidden, matrices, start, steps, 0, units, units, False, 0, memory, 0, 0, tape,
+                          memory, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0)  # fmt: skip
+            scatter_rows(memory, base + at.h + batch * at.h_stride, at.h_stride, batch * at.h_stride,
+                         h, length, hidden, start, 0, batch, 0, steps * batch, 0, hidden)  # fmt: skip
+            for n in range(batch):
+                row = base + at.h + n * at.h_stride
+                copy_row(memory, row + steps * batch * at.h_stride, memory, row, hidden)
+
+
+@kernel
+def interleave_biases(biases, gates, target, offset, vectors):
+    """Natural biases as interleaved rows of so many vectors, one after the other; overwrites them in `target`."""
+    for k in range(len(biases)):
+        interleave_row(biases[k], gates, target, offset + k * vectors * lanes(target), vectors)
