@@ -4,14 +4,24 @@ Nothing here is checked or tuned: arguments are arrays of one float dtype and of
 have that dtype. Any float dtype works, ``np.longdouble`` too, which is how the tests obtain values that are exact
 compared with float64. The caches are tuples for the matching backward function and nobody else.
 
-Sizes: N sequences, T steps, D inputs, H hidden units, V words, M outputs. Along the last axis of the LSTM's `Wx`, `Wh`
-and `b` lie four blocks of H columns, for the gates i, f, o, g in this order. ``*`` is the element-wise product, ``@``
-the matrix product, and ``d`` before a name the gradient of the loss with respect to it.
+Sizes: N sequences, T steps, D inputs, H hidden units, V words, M outputs. Along the last axis of `Wx`, `Wh` and `b` lie
+blocks of H columns, one for each gate: i, f, o, g of the LSTM, and r, z, n of the GRU, in this order. ``*`` is the
+element-wise product, ``@`` the matrix product, and ``d`` before a name the gradient of the loss with respect to it.
+
+States and the inputs of single steps broadcast as in NumPy. The state before the first step is (N, H), (1, H), (H,) or a
+number, or None for zero; the input of a step is (N, D), (1, D) or (D,), and its states as above, but not None. Where all
+are vectors or numbers, a step returns vectors. Lists do for inputs and states; a number has the dtype of the weights.
+Each gradient has the shape of what was given: it is summed over the rows that shared it. That of None is (N, H).
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Cache = tuple[np.ndarray, ...]
+from rnnkernels._results import ForwardResult, GRUState, LSTMState, RNNState, SequenceGradients, StepGradients
+
+Cache = tuple[Any, ...]
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -68,6 +78,8 @@ def rnn_step_forward(
 
         next_h = tanh(x @ Wx + prev_h @ Wh + b)     (1)
     """
+    if not (type(x) is type(prev_h) is np.ndarray and x.ndim == prev_h.ndim == 2 and len(x) == len(prev_h)):
+        return _broadcast_forward(rnn_step_forward, x, (prev_h,), Wx, Wh, b)
     next_h = np.tanh(np.dot(x, Wx) + np.dot(prev_h, Wh) + b)  # (1)
     return next_h, (x, prev_h, Wx, Wh, next_h.copy())
 
@@ -100,6 +112,8 @@ def rnn_step_backward(
         dx      = dz @ Wx.T         dprev_h = dz @ Wh.T     (3)
         dWx     = x.T @ dz          dWh     = prev_h.T @ dz     db = sum of dz over N   (4)
     """
+    if type(cache) is _BroadcastCache:
+        return _broadcast_backward(rnn_step_backward, (dnext_h,), cache)
     x, prev_h, Wx, Wh, next_h = cache
     dz = dnext_h * (1 - next_h**2)  # (2)
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
@@ -108,16 +122,16 @@ def rnn_step_backward(
 
 
 def rnn_forward(
-    x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray
-) -> tuple[np.ndarray, Cache]:
+    x: np.ndarray, h0: np.ndarray | None, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray
+) -> ForwardResult[Cache, RNNState]:
     """Run a vanilla RNN over whole sequences.
 
     Parameters
     ----------
     x : ndarray of shape (N, T, D)
         Input sequences.
-    h0 : ndarray of shape (N, H)
-        Hidden state before the first step.
+    h0 : ndarray that broadcasts to (N, H), or None
+        Hidden state before the first step; None is zero.
     Wx : ndarray of shape (D, H)
         Weights of the input.
     Wh : ndarray of shape (H, H)
@@ -132,43 +146,49 @@ def rnn_forward(
     cache : tuple
         For `rnn_backward`.
 
+    The result has `state`, the `RNNState` after the last step, too.
+
     Notes
     -----
     For t = 0 .. T - 1, with h[-1] = h0::
 
         h[t] = tanh(x[t] @ Wx + h[t-1] @ Wh + b)    (5)
     """
+    x = np.asarray(x)
     N, T, _ = x.shape
-    H = h0.shape[1]
+    H = Wh.shape[0]
+    h0 = _first(h0, x, Wh)
     zx = _project(x, Wx, b)  # (N, T, H)
     states = np.empty((N, T + 1, H), dtype=np.result_type(zx, h0, Wh))  # h0 and h, in one array
     states[:, 0] = h0
     for t in range(T):
         states[:, t + 1] = np.tanh(zx[:, t] + np.dot(states[:, t], Wh))  # (5)
-    return states[:, 1:].copy(), (x, Wx, Wh, states)
+    return ForwardResult(states[:, 1:].copy(), (x, h0, Wx, Wh, states), lambda: RNNState(states[:, -1].copy()))
 
 
-def rnn_backward(dh: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> SequenceGradients:
     """Propagate gradients back through whole sequences of a vanilla RNN.
 
     Parameters
     ----------
-    dh : ndarray of shape (N, T, H)
-        Gradient of the hidden state after every step.
+    dh : ndarray of shape (N, T, H), or None
+        Gradient of the hidden state after every step; None is zero.
     cache : tuple
         From `rnn_forward`.
+    dstate : RNNState or ndarray that broadcasts to (N, H), optional
+        Gradient that arrives at the state after the last step.
 
     Returns
     -------
     dx : ndarray of shape (N, T, D)
-    dh0 : ndarray of shape (N, H)
+    dh0 : ndarray of the shape of h0
     dWx : ndarray of shape (D, H)
     dWh : ndarray of shape (H, H)
     db : ndarray of shape (H,)
 
     Notes
     -----
-    For t = T - 1 .. 0, where the gradient r that arrives from the following step starts at zero and ends as dh0::
+    For t = T - 1 .. 0, where the gradient r that arrives from the following step starts at dstate and ends as dh0::
 
         dz[t] = (dh[t] + r) * (1 - h[t]**2)         (6)
         r     = dz[t] @ Wh.T                        (7)
@@ -177,15 +197,17 @@ def rnn_backward(dh: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, 
 
         dx = dz @ Wx.T      dWx = x.T @ dz      dWh = h[t-1].T @ dz[t]      db = sum of dz   (8)
     """
-    x, Wx, Wh, states = cache
+    x, h0, Wx, Wh, states = cache
+    if dh is None:
+        dh = np.zeros_like(states[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, H), dtype=np.result_type(dh, states))
-    r = np.zeros((N, H), dtype=dz.dtype)
+    (r,) = _arriving(dstate, 1, (N, H), dz.dtype)
     for t in reversed(range(T)):
         dz[:, t] = (dh[:, t] + r) * (1 - states[:, t + 1] ** 2)  # (6)
         r = np.dot(dz[:, t], Wh.T)  # (7)
     dx, dWx, dWh, db = _accumulate(dz, x, states[:, :-1], Wx)  # (8)
-    return dx, r, dWx, dWh, db
+    return SequenceGradients(dx, _sum_to(r, h0.shape), dWx, dWh, db)
 
 
 def lstm_step_forward(
@@ -223,6 +245,12 @@ def lstm_step_forward(
         next_c  = f * prev_c + i * g                                (12)
         next_h  = o * tanh(next_c)                                  (13)
     """
+    if not (
+        type(x) is type(prev_h) is type(prev_c) is np.ndarray
+        and x.ndim == prev_h.ndim == prev_c.ndim == 2
+        and len(x) == len(prev_h) == len(prev_c)
+    ):
+        return _broadcast_forward(lstm_step_forward, x, (prev_h, prev_c), Wx, Wh, b)
     z = np.dot(x, Wx) + np.dot(prev_h, Wh) + b  # (9)
     next_h, next_c, gates = _lstm_cell_forward(z, prev_c)
     return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, gates, next_c.copy())
@@ -261,6 +289,8 @@ def lstm_step_backward(
 
     and from dz the same products as in (3) and (4).
     """
+    if type(cache) is _BroadcastCache:
+        return _broadcast_backward(lstm_step_backward, (dnext_h, dnext_c), cache)
     x, prev_h, prev_c, Wx, Wh, gates, next_c = cache
     dz, dprev_c = _lstm_cell_backward(dnext_h, dnext_c, gates, prev_c, next_c)
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
@@ -269,22 +299,30 @@ def lstm_step_backward(
 
 
 def lstm_forward(
-    x: np.ndarray, h0: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray
-) -> tuple[np.ndarray, Cache]:
-    """Run an LSTM over whole sequences; its cell state starts at zero.
+    x: np.ndarray,
+    h0: np.ndarray | None,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+    *,
+    c0: np.ndarray | None = None,
+) -> ForwardResult[Cache, LSTMState]:
+    """Run an LSTM over whole sequences.
 
     Parameters
     ----------
     x : ndarray of shape (N, T, D)
         Input sequences.
-    h0 : ndarray of shape (N, H)
-        Hidden state before the first step.
+    h0 : ndarray that broadcasts to (N, H), or None
+        Hidden state before the first step; None is zero.
     Wx : ndarray of shape (D, 4H)
         Weights of the input.
     Wh : ndarray of shape (H, 4H)
         Weights of the hidden state.
     b : ndarray of shape (4H,)
         Bias.
+    c0 : ndarray that broadcasts to (N, H), optional
+        Cell state before the first step; zero by default.
 
     Returns
     -------
@@ -293,58 +331,277 @@ def lstm_forward(
     cache : tuple
         For `lstm_backward`.
 
+    The result has `state`, the `LSTMState` after the last step, too.
+
     Notes
     -----
     Equations (9) to (13) for t = 0 .. T - 1, each with the states that the step before has left.
     """
+    x = np.asarray(x)
     N, T, _ = x.shape
-    H = h0.shape[1]
+    H = Wh.shape[0]
+    h0, c0 = _first(h0, x, Wh), _first(c0, x, Wh)
     zx = _project(x, Wx, b)  # (N, T, 4H)
-    dtype = np.result_type(zx, h0, Wh)
+    dtype = np.result_type(zx, h0, c0, Wh)
     hidden = np.empty((N, T + 1, H), dtype)  # h0 and h, in one array
     cells = np.empty((N, T + 1, H), dtype)
     gates = np.empty((N, T, 4 * H), dtype)
     hidden[:, 0] = h0
-    cells[:, 0] = 0
+    cells[:, 0] = c0
     for t in range(T):
         z = zx[:, t] + np.dot(hidden[:, t], Wh)  # (9)
         hidden[:, t + 1], cells[:, t + 1], gates[:, t] = _lstm_cell_forward(z, cells[:, t])
-    return hidden[:, 1:].copy(), (x, Wx, Wh, hidden, cells, gates)
+    cache = x, h0, c0, Wx, Wh, hidden, cells, gates
+    return ForwardResult(hidden[:, 1:].copy(), cache, lambda: LSTMState(hidden[:, -1].copy(), cells[:, -1].copy()))
 
 
-def lstm_backward(dh: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> SequenceGradients:
     """Propagate gradients back through whole sequences of an LSTM.
 
     Parameters
     ----------
-    dh : ndarray of shape (N, T, H)
-        Gradient of the hidden state after every step.
+    dh : ndarray of shape (N, T, H), or None
+        Gradient of the hidden state after every step; None is zero.
     cache : tuple
         From `lstm_forward`.
+    dstate : LSTMState, optional
+        Gradients that arrive at the state after the last step; they broadcast to (N, H), and None is zero.
 
     Returns
     -------
     dx : ndarray of shape (N, T, D)
-    dh0 : ndarray of shape (N, H)
+    dh0 : ndarray of the shape of h0
     dWx : ndarray of shape (D, 4H)
     dWh : ndarray of shape (H, 4H)
     db : ndarray of shape (4H,)
 
+    The result has `dc0`, the gradient of the first cell state, too.
+
     Notes
     -----
-    Equations (14) to (19) for t = T - 1 .. 0: the gradients that arrive from the following step start at zero, and the
-    one of the hidden state, dz @ Wh.T, ends as dh0. Then the sums of (8).
+    Equations (14) to (19) for t = T - 1 .. 0: the gradients that arrive from the following step start at dstate, and end
+    as dh0, which is dz @ Wh.T at t = 0, and dc0. Then the sums of (8).
     """
-    x, Wx, Wh, hidden, cells, gates = cache
+    x, h0, c0, Wx, Wh, hidden, cells, gates = cache
+    if dh is None:
+        dh = np.zeros_like(hidden[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, 4 * H), dtype=np.result_type(dh, gates))
-    r = np.zeros((N, H), dtype=dz.dtype)
-    dc = np.zeros((N, H), dtype=dz.dtype)
+    r, dc = _arriving(dstate, 2, (N, H), dz.dtype)
     for t in reversed(range(T)):
         dz[:, t], dc = _lstm_cell_backward(dh[:, t] + r, dc, gates[:, t], cells[:, t], cells[:, t + 1])
         r = np.dot(dz[:, t], Wh.T)
     dx, dWx, dWh, db = _accumulate(dz, x, hidden[:, :-1], Wx)  # (8)
-    return dx, r, dWx, dWh, db
+    return SequenceGradients(dx, _sum_to(r, h0.shape), dWx, dWh, db, dc0=_sum_to(dc, c0.shape))
+
+
+def gru_step_forward(
+    x: np.ndarray,
+    prev_h: np.ndarray,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+    *,
+    bh: np.ndarray | None = None,
+    reset_after: bool = True,
+) -> tuple[np.ndarray, Cache]:
+    """Advance a GRU by one step.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, D)
+        Input of this step.
+    prev_h : ndarray of shape (N, H)
+        Hidden state before it.
+    Wx : ndarray of shape (D, 3H)
+        Weights of the input.
+    Wh : ndarray of shape (H, 3H)
+        Weights of the hidden state.
+    b : ndarray of shape (3H,)
+        Bias, added to the product with the input.
+    bh : ndarray of shape (3H,), optional
+        Second bias, added to the product with the hidden state; zero by default.
+    reset_after : bool
+        Whether the reset gate r scales the product with the hidden state, or else the hidden state itself.
+
+    Returns
+    -------
+    next_h : ndarray of shape (N, H)
+        Hidden state after the step.
+    cache : tuple
+        For `gru_step_backward`.
+
+    Notes
+    -----
+    ::
+
+        r      = sigmoid(x @ Wx_r + b_r + prev_h @ Wh_r + bh_r)             (20)
+        z      = sigmoid(x @ Wx_z + b_z + prev_h @ Wh_z + bh_z)             (21)
+        q      = prev_h @ Wh_n + bh_n                                       (22), if reset_after
+        n      = tanh(x @ Wx_n + b_n + r * q)                               (23), if reset_after
+        q      = r * prev_h                                                 (24), otherwise
+        n      = tanh(x @ Wx_n + b_n + q @ Wh_n + bh_n)                     (25), otherwise
+        next_h = (1 - z) * n + z * prev_h                                   (26)
+    """
+    if not (type(x) is type(prev_h) is np.ndarray and x.ndim == prev_h.ndim == 2 and len(x) == len(prev_h)):
+        return _broadcast_forward(gru_step_forward, x, (prev_h,), Wx, Wh, b, bh=bh, reset_after=reset_after)
+    if bh is None:
+        bh = np.zeros_like(b)
+    next_h, gates, q = _gru_cell_forward(np.dot(x, Wx) + b, prev_h, Wh, bh, reset_after)
+    return next_h, (x, prev_h, Wx, Wh, gates, q, reset_after)
+
+
+def gru_step_backward(dnext_h: np.ndarray, cache: Cache) -> StepGradients:
+    """Propagate a gradient back through one step of a GRU.
+
+    Parameters
+    ----------
+    dnext_h : ndarray of shape (N, H)
+        Gradient of the hidden state after the step.
+    cache : tuple
+        From `gru_step_forward`.
+
+    Returns
+    -------
+    dx : ndarray of shape (N, D)
+    dprev_h : ndarray of shape (N, H)
+    dWx : ndarray of shape (D, 3H)
+    dWh : ndarray of shape (H, 3H)
+    db : ndarray of shape (3H,)
+
+    The result has `dbh`, the gradient of the second bias, too, also where there was none.
+
+    Notes
+    -----
+    With zx_r, zx_z, zx_n the sums of input and bias, ``x @ Wx + b``, and zh_r, zh_z, zh_n those of state and second
+    bias::
+
+        dzx_n   = dnext_h * (1 - z) * (1 - n**2)                                    (27)
+        dzx_z   = dzh_z = dnext_h * (prev_h - n) * z * (1 - z)                      (28)
+        dzx_r   = dzh_r = dq * u * r * (1 - r)                                      (29)
+        dprev_h = dnext_h * z + dzh_r @ Wh_r.T + dzh_z @ Wh_z.T + ...               (30)
+
+    if reset_after::
+
+        dq      = dzx_n     u = q           ...   = dzh_n @ Wh_n.T                  (31)
+        dzh_n   = dzx_n * r                 dWh_n = prev_h.T @ dzh_n                (32)
+
+    otherwise::
+
+        dq      = dzx_n @ Wh_n.T            u = prev_h      ...   = dq * r          (33)
+        dzh_n   = dzx_n                     dWh_n = q.T @ dzh_n                     (34)
+
+    and ``dbh`` is the sum of dzh over N, as ``db`` that of dzx.
+    """
+    if type(cache) is _BroadcastCache:
+        return _broadcast_backward(gru_step_backward, (dnext_h,), cache)
+    x, prev_h, Wx, Wh, gates, q, reset_after = cache
+    dzx, dzh, dprev_h = _gru_cell_backward(dnext_h, gates, q, prev_h, Wh, reset_after)
+    dx, dWx, db = np.dot(dzx, Wx.T), np.dot(x.T, dzx), dzx.sum(axis=0)
+    return StepGradients(dx, dprev_h, dWx, _gru_dWh(dzh, prev_h, q, reset_after), db, dbh=dzh.sum(axis=0))
+
+
+def gru_forward(
+    x: np.ndarray,
+    h0: np.ndarray | None,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+    *,
+    bh: np.ndarray | None = None,
+    reset_after: bool = True,
+) -> ForwardResult[Cache, GRUState]:
+    """Run a GRU over whole sequences.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, T, D)
+        Input sequences.
+    h0 : ndarray that broadcasts to (N, H), or None
+        Hidden state before the first step; None is zero.
+    Wx : ndarray of shape (D, 3H)
+        Weights of the input.
+    Wh : ndarray of shape (H, 3H)
+        Weights of the hidden state.
+    b : ndarray of shape (3H,)
+        Bias, added to the product with the input.
+    bh : ndarray of shape (3H,), optional
+        Second bias, added to the product with the hidden state; zero by default.
+    reset_after : bool
+        Whether the reset gate r scales the product with the hidden state, or else the hidden state itself.
+
+    Returns
+    -------
+    h : ndarray of shape (N, T, H)
+        Hidden state after every step.
+    cache : tuple
+        For `gru_backward`.
+
+    The result has `state`, the `GRUState` after the last step, too.
+
+    Notes
+    -----
+    Equations (20) to (26) for t = 0 .. T - 1, each with the state that the step before has left.
+    """
+    x = np.asarray(x)
+    N, T, _ = x.shape
+    H = Wh.shape[0]
+    h0 = _first(h0, x, Wh)
+    if bh is None:
+        bh = np.zeros_like(b)
+    zx = _project(x, Wx, b)  # (N, T, 3H)
+    dtype = np.result_type(zx, h0, Wh, bh)
+    states = np.empty((N, T + 1, H), dtype)  # h0 and h, in one array
+    gates = np.empty((N, T, 3 * H), dtype)
+    q = np.empty((N, T, H), dtype)
+    states[:, 0] = h0
+    for t in range(T):
+        states[:, t + 1], gates[:, t], q[:, t] = _gru_cell_forward(zx[:, t], states[:, t], Wh, bh, reset_after)
+    cache = x, h0, Wx, Wh, states, gates, q, reset_after
+    return ForwardResult(states[:, 1:].copy(), cache, lambda: GRUState(states[:, -1].copy()))
+
+
+def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> SequenceGradients:
+    """Propagate gradients back through whole sequences of a GRU.
+
+    Parameters
+    ----------
+    dh : ndarray of shape (N, T, H), or None
+        Gradient of the hidden state after every step; None is zero.
+    cache : tuple
+        From `gru_forward`.
+    dstate : GRUState or ndarray that broadcasts to (N, H), optional
+        Gradient that arrives at the state after the last step.
+
+    Returns
+    -------
+    dx : ndarray of shape (N, T, D)
+    dh0 : ndarray of the shape of h0
+    dWx : ndarray of shape (D, 3H)
+    dWh : ndarray of shape (H, 3H)
+    db : ndarray of shape (3H,)
+
+    The result has `dbh`, the gradient of the second bias, too, also where there was none.
+
+    Notes
+    -----
+    Equations (27) to (34) for t = T - 1 .. 0: the gradient that arrives from the following step starts at dstate and
+    ends as dh0. Then the products and sums over all steps, as in (8).
+    """
+    x, h0, Wx, Wh, states, gates, q, reset_after = cache
+    if dh is None:
+        dh = np.zeros_like(states[:, 1:])
+    N, T, H = dh.shape
+    dzx = np.empty((N, T, 3 * H), dtype=np.result_type(dh, gates))
+    dzh = np.empty_like(dzx)
+    (dstep,) = _arriving(dstate, 1, (N, H), dzx.dtype)
+    for t in reversed(range(T)):
+        dzx[:, t], dzh[:, t], dstep = _gru_cell_backward(
+            dh[:, t] + dstep, gates[:, t], q[:, t], states[:, t], Wh, reset_after
+        )
+    dx, dWx, _, db = _accumulate(dzx, x, states[:, :-1], Wx)
+    dWh = _gru_dWh(_rows(dzh), _rows(states[:, :-1]), _rows(q), reset_after)
+    return SequenceGradients(dx, _sum_to(dstep, h0.shape), dWx, dWh, db, dbh=_rows(dzh).sum(axis=0))
 
 
 def word_embedding_forward(x: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, Cache]:
@@ -352,14 +609,14 @@ def word_embedding_forward(x: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, Ca
 
     Parameters
     ----------
-    x : ndarray of shape (N, T), integer
+    x : ndarray of shape (N, T), or any other, integer
         Words, each from 0 to V - 1.
     W : ndarray of shape (V, D)
         One vector per word.
 
     Returns
     -------
-    out : ndarray of shape (N, T, D)
+    out : ndarray of shape (N, T, D): the shape of x, and D
         ``out[n, t] = W[x[n, t]]``
     cache : tuple
         For `word_embedding_backward`.
@@ -377,7 +634,7 @@ def word_embedding_backward(dout: np.ndarray, cache: Cache) -> np.ndarray:
 
     Parameters
     ----------
-    dout : ndarray of shape (N, T, D)
+    dout : ndarray of shape (N, T, D): the shape of the words, and D
         Gradient of the looked-up vectors.
     cache : tuple
         From `word_embedding_forward`.
@@ -543,3 +800,113 @@ def _lstm_cell_backward(
         axis=1,
     )
     return dz, dc * f
+
+
+def _gru_cell_forward(
+    zx: np.ndarray, prev_h: np.ndarray, Wh: np.ndarray, bh: np.ndarray, reset_after: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Apply (20) to (26) to zx = x @ Wx + b (N, 3H); return next_h, the gates (N, 3H) and q (N, H)."""
+    H = prev_h.shape[1]
+    if reset_after:
+        zh = np.dot(prev_h, Wh) + bh
+        rz = sigmoid(zx[:, : 2 * H] + zh[:, : 2 * H])
+        r, q = rz[:, :H], zh[:, 2 * H :]
+        n = np.tanh(zx[:, 2 * H :] + r * q)
+    else:
+        rz = sigmoid(zx[:, : 2 * H] + np.dot(prev_h, Wh[:, : 2 * H]) + bh[: 2 * H])
+        r = rz[:, :H]
+        q = r * prev_h
+        n = np.tanh(zx[:, 2 * H :] + np.dot(q, Wh[:, 2 * H :]) + bh[2 * H :])
+    z = rz[:, H:]
+    return (1 - z) * n + z * prev_h, np.concatenate([rz, n], axis=1), q
+
+
+def _gru_cell_backward(
+    dnext_h: np.ndarray, gates: np.ndarray, q: np.ndarray, prev_h: np.ndarray, Wh: np.ndarray, reset_after: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Apply (27) to (34); return the gradients dzx and dzh (N, 3H), and dprev_h."""
+    H = prev_h.shape[1]
+    r, z, n = np.split(gates, 3, axis=1)
+    dn = dnext_h * (1 - z) * (1 - n**2)
+    dz = dnext_h * (prev_h - n) * z * (1 - z)
+    if reset_after:
+        dr = dn * q * r * (1 - r)
+        dzh = np.concatenate([dr, dz, dn * r], axis=1)
+        return np.concatenate([dr, dz, dn], axis=1), dzh, dnext_h * z + np.dot(dzh, Wh.T)
+    dq = np.dot(dn, Wh[:, 2 * H :].T)
+    dzh = np.concatenate([dq * prev_h * r * (1 - r), dz, dn], axis=1)
+    return dzh, dzh, dnext_h * z + np.dot(dzh[:, : 2 * H], Wh[:, : 2 * H].T) + dq * r
+
+
+def _gru_dWh(dzh: np.ndarray, prev_h: np.ndarray, q: np.ndarray, reset_after: bool) -> np.ndarray:
+    """Compute dWh from the rows of all steps, by (32) or (34)."""
+    H = prev_h.shape[1]
+    if reset_after:
+        return np.dot(prev_h.T, dzh)
+    return np.concatenate([np.dot(prev_h.T, dzh[:, : 2 * H]), np.dot(q.T, dzh[:, 2 * H :])], axis=1)
+
+
+def _array(a: Any, W: np.ndarray) -> np.ndarray:
+    """Have a as an array; a number takes the dtype of W, as it would beside W."""
+    return np.asarray(a, W.dtype if np.ndim(a) == 0 else None)
+
+
+def _first(state: Any, x: np.ndarray, Wh: np.ndarray) -> np.ndarray:
+    """Have a state before the first step as an array that broadcasts to (N, H)."""
+    return np.zeros((len(x), len(Wh)), x.dtype) if state is None else _array(state, Wh)
+
+
+def _arriving(dstate: Any, count: int, shape: tuple[int, int], dtype: np.dtype) -> list[np.ndarray]:
+    """Lay out the gradients that arrive at the last state, one for each of its `count` arrays."""
+    gradients = [np.zeros(shape, dtype) for _ in range(count)]
+    if dstate is not None:
+        given = dstate if count > 1 or isinstance(dstate, tuple) else (dstate,)
+        for gradient, arriving in zip(gradients, given, strict=True):
+            if arriving is not None:
+                gradient += arriving
+    return gradients
+
+
+def _sum_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sum a gradient over the axes along which an array of that shape was broadcast."""
+    if gradient.shape == shape:
+        return gradient
+    gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
+    stretched = tuple(axis for axis, size in enumerate(shape) if size != gradient.shape[axis])
+    return gradient.sum(axis=stretched, keepdims=True)
+
+
+class _BroadcastCache(NamedTuple):
+    """Cache of a step whose input and states were broadcast to matrices first."""
+
+    cache: Cache
+    given: list[tuple[int, ...]]  # shapes of input and states
+    lead: tuple[int, ...]  # shape of next_h but for its last axis
+
+
+def _broadcast_forward(
+    step: Callable[..., Any], x: Any, states: tuple[Any, ...], Wx: np.ndarray, Wh: np.ndarray, *b: Any, **options: Any
+) -> tuple[Any, ...]:
+    """Take a step with input and states broadcast to matrices of N rows, and give the results their natural shape."""
+    arrays = [_array(a, Wh) for a in (x, *states)]
+    lead = np.broadcast_shapes(*(a.shape[:-1] for a in arrays))
+    widths = [arrays[0].shape[-1]] + [len(Wh)] * len(states)
+    rows = np.prod(lead, dtype=int)
+    matrices = [
+        np.broadcast_to(a, (*lead, width)).reshape(rows, width) for a, width in zip(arrays, widths, strict=True)
+    ]
+    *results, cache = step(*matrices, Wx, Wh, *b, **options)
+    natural = [result.reshape(*lead, len(Wh)) for result in results]
+    return *natural, _BroadcastCache(cache, [a.shape for a in arrays], lead)
+
+
+def _broadcast_backward(step: Callable[..., Any], upstream: tuple[Any, ...], cache: _BroadcastCache) -> Any:
+    """Propagate gradients back through `_broadcast_forward`; sum them where an array was broadcast."""
+    rows, H = cache.cache[1].shape
+    matrices = [np.broadcast_to(d, (*cache.lead, H)).reshape(rows, H) for d in upstream]
+    gradients = step(*matrices, cache.cache)
+    natural = [
+        _sum_to(d.reshape(*cache.lead, d.shape[1]), shape) for d, shape in zip(gradients, cache.given, strict=False)
+    ]
+    everything = *natural, *gradients[len(natural) :]
+    return type(gradients)(*everything, **vars(gradients)) if isinstance(gradients, StepGradients) else everything
