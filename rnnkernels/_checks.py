@@ -5,10 +5,12 @@ functions return what the kernels need: arrays of one float dtype, C-contiguous 
 argument is so already.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+
+from rnnkernels.kernels.cell import Cell
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
@@ -38,7 +40,7 @@ def check_floats(names: str, *values: Any) -> list[np.ndarray]:
     Returns
     -------
     list of ndarray
-        C-contiguous, aligned arrays of dtype float32 or float64, `np.result_type` of the arguments.
+        C-contiguous, aligned arrays of dtype float32 or float64, `np.result_type` of the arguments; see `for_kernels`.
 
     Raises
     ------
@@ -47,26 +49,56 @@ def check_floats(names: str, *values: Any) -> list[np.ndarray]:
     ValueError
         If an argument cannot be made an array.
     """
+    return [for_kernels(array) for array in check_given_floats(names, *values)]
+
+
+def check_given_floats(names: str, *values: Any) -> list[np.ndarray]:
+    """Do as `check_floats`, but return the caller's own arrays where they fit: what is read-only stays so.
+
+    These are what a cache may hold, and what an entry point of a kernel takes.
+    """
     dtype = getattr(values[0], "dtype", None)
-    if dtype in (FLOAT32, FLOAT64) and all(
-        type(value) is np.ndarray and value.dtype == dtype and value.flags.carray for value in values
-    ):
-        return list(values)
+    for value in values:
+        if type(value) is not np.ndarray or value.dtype != dtype:
+            break
+        flags = value.flags
+        if not (flags.c_contiguous and flags.aligned):
+            break
+    else:
+        if dtype in (FLOAT32, FLOAT64):
+            return list(values)
     arrays = [_as_array(name, value) for name, value in zip(names.split(), values, strict=True)]
     dtypes = []
     for name, array in zip(names.split(), arrays, strict=True):
-        if array.dtype.kind in "iu" or array.dtype.newbyteorder("=") in (FLOAT32, FLOAT64):
+        if array.dtype.kind in "iuf" and (array.dtype.kind != "f" or array.dtype.itemsize in (4, 8)):
             dtypes.append(array.dtype.newbyteorder("="))
         else:
             raise TypeError(
                 f"`{name}` must be of float32 or float64, or of integers, which count as float64; got {array.dtype}. "
-                f"Convert it, for example with `{name}.astype(np.float32)`."
+                f"Convert it, for example with `np.asarray({name}, np.float32)`."
             )
     common = np.result_type(*dtypes)
-    return [_in_layout(array, common if common.kind == "f" else FLOAT64) for array in arrays]
+    return [np.require(array, common if common.kind == "f" else FLOAT64, ["C", "A"]) for array in arrays]
+
+
+def check_given_float(name: str, value: Any) -> np.ndarray:
+    """Do as `check_given_floats` for one argument."""
+    if type(value) is np.ndarray and ((dtype := value.dtype) is FLOAT32 or dtype is FLOAT64):
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            return value
+    return check_given_floats(name, value)[0]
+
+
+IF_NONE = {
+    "b": " A layer without bias takes zeros.",
+    "mask": " Where every step counts it is `np.ones(y.shape)`.",
+}
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    if value is None:
+        raise TypeError(f"`{name}` must be an array; got None.{IF_NONE.get(name, ' It has no default.')}")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -74,7 +106,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
 
 
 class _WritableAlias:
-    """The memory of a read-only array, for kernels that do not write to it; see `_in_layout`."""
+    """The memory of a read-only array, for kernels that do not write to it; see `for_kernels`."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -83,12 +115,18 @@ class _WritableAlias:
         self.__array_interface__ = interface
 
 
-def _in_layout(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    array = np.require(array, dtype, ["C", "A"])
-    if array.flags.writeable:
-        return array
-    # Numba compiles a kernel once more for read-only arguments, and a copy could be large.
-    return np.asarray(_WritableAlias(array))
+def for_kernels(array: np.ndarray) -> np.ndarray:
+    """Return the array, or its memory as a writable one if it is read-only.
+
+    Numba compiles a kernel once more for read-only arguments, and a copy could be large. The alias is for the arguments
+    of kernels only: who writes to it may end the process. A cache holds `as_given` of it.
+    """
+    return array if array.flags.writeable else np.asarray(_WritableAlias(array))
+
+
+def as_given(array: np.ndarray) -> np.ndarray:
+    """Return the read-only array that `for_kernels` made this one of, or the array itself."""
+    return array.base.array if type(array.base) is _WritableAlias else array
 
 
 def check_indices(name: str, value: Any, used: np.ndarray | None = None) -> np.ndarray:
@@ -164,8 +202,30 @@ def check_shape(
     raise ValueError(f"`{name}` must have shape {symbols} = {shape}{reason}; got {array.shape}.{cure}")
 
 
+class Arguments(NamedTuple):
+    """Checked arguments of a forward pass or step."""
+
+    x: np.ndarray
+    """(N, T, D), or (N, 1, D) for a step."""
+    states: tuple[np.ndarray, ...]
+    """(N, H) each."""
+    Wx: np.ndarray
+    Wh: np.ndarray
+    biases: tuple[np.ndarray, ...]
+    sizes: Sizes
+    shapes: tuple[tuple[int, ...], ...] | None
+    """Of x and of the states as they were given, where they were broadcast."""
+
+
 def check_weights(
-    Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, D: int, H: int, gates: int, state: str, x: str = "`x` and "
+    cell: Cell,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    biases: dict[str, np.ndarray],
+    D: int,
+    H: int,
+    state: str,
+    x: str = "`x` and ",
 ) -> None:
     """Reject weights that do not fit D inputs and H hidden units, which come from `x` and from the argument `state`.
 
@@ -174,89 +234,200 @@ def check_weights(
     ValueError
         If a shape does not fit.
     """
-    columns = "H" if gates == 1 else f"{gates}H"
+    columns, count = cell.columns, len(cell.gates) * H
     cure = ""
-    if gates == 4 and (Wx.shape == (4 * H, D) != (D, 4 * H) or Wh.shape == (4 * H, H)):
+    if len(cell.gates) > 1 and (Wx.shape == (count, D) != (D, count) or Wh.shape == (count, H)):
         cure = (
-            " Gate blocks are columns here, in the order i, f, o, g: take the transpose of a PyTorch weight, and"
-            " exchange its last two blocks."
+            f" Gate blocks are columns here, in the order {', '.join(cell.gates)}: take the transpose of a PyTorch weight"
+            f"{cell.cure_of_pytorch}."
         )
-    check_shape("Wx", Wx, f"(D, {columns})", (D, gates * H), f"{x}`{state}`", cure)
-    check_shape("Wh", Wh, f"(H, {columns})", (H, gates * H), f"`{state}`", cure)
-    check_shape("b", b, f"({columns},)", (gates * H,), f"`{state}`")
+    check_shape("Wx", Wx, f"(D, {columns})", (D, count), f"{x}`{state}`", cure)
+    check_shape("Wh", Wh, f"(H, {columns})", (H, count), f"`{state}`", cure)
+    for name, bias in biases.items():
+        check_shape(name, bias, f"({columns},)", (count,), f"`{state}`")
 
 
-def check_sequence(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, gates: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Sizes]:
-    """Check the arguments of a forward pass over sequences.
+def check_arguments(
+    cell: Cell,
+    x: Any,
+    names: tuple[str, ...],
+    states: tuple[Any, ...],
+    Wx: Any,
+    Wh: Any,
+    biases: dict[str, Any],
+    is_step: bool = False,
+) -> Arguments:
+    """Check the arguments of a forward pass, or of a step.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a dtype or a shape does not fit.
-    """
-    x, h0, Wx, Wh, b = check_floats("x h0 Wx Wh b", x, h0, Wx, Wh, b)
-    check_axes("x", x, "(N, T, D)")
-    check_axes("h0", h0, "(N, H)")
-    (N, T, D), H = x.shape, h0.shape[1]
-    sizes = Sizes(N, T, D, H)
-    check_shape("h0", h0, "(N, H)", (sizes.N, sizes.H), "`x`")
-    check_weights(Wx, Wh, b, sizes.D, sizes.H, gates, "h0")
-    return x, h0, Wx, Wh, b, sizes
-
-
-def check_step(
-    x: Any, states: tuple[Any, ...], names: str, Wx: Any, Wh: Any, b: Any, gates: int
-) -> tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray, np.ndarray, np.ndarray, Sizes]:
-    """Check the arguments of a forward step; `x` comes back as sequences of one step.
+    States may be None, which is zero, and broadcast to (N, H); so does the input of a step. The dtype is that of the
+    input and of the weights; states are converted to it.
 
     Raises
     ------
     TypeError, ValueError
         If a dtype or a shape does not fit.
     """
-    x, *checked, Wx, Wh, b = check_floats(f"x {names} Wx Wh b", x, *states, Wx, Wh, b)
-    state_names = names.split()
-    check_axes("x", x, "(N, D)")
-    check_axes(state_names[0], checked[0], "(N, H)")
-    sizes = Sizes(x.shape[0], 1, x.shape[1], checked[0].shape[1])
-    for name, state in zip(state_names, checked, strict=True):
-        check_shape(name, state, "(N, H)", (sizes.N, sizes.H), "`x`" if name == state_names[0] else "`prev_h`")
-    check_weights(Wx, Wh, b, sizes.D, sizes.H, gates, state_names[0])
-    return x.reshape(sizes.N, 1, sizes.D), tuple(checked), Wx, Wh, b, sizes
+    axes = 2 if is_step else 3
+    if len(biases) > 1:
+        biases = whole_biases(biases)
+    given = (x, *states, Wx, Wh, *biases.values())
+    if type(x) is np.ndarray and x.ndim == axes and is_plain(x.dtype, given):
+        shape, (N, H) = x.shape, states[0].shape if states[0].ndim == 2 else (0, -1)
+        D, count = shape[-1], len(cell.gates) * H
+        if (
+            shape[0] == N
+            and Wx.shape == (D, count)
+            and Wh.shape == (H, count)
+            and all([bias.shape == (count,) for bias in biases.values()])
+            and all([state.shape == (N, H) for state in states])
+        ):
+            if is_step:
+                return Arguments(x[:, None], states, Wx, Wh, tuple(biases.values()), Sizes(N, 1, D, H), None)
+            return Arguments(x, states, Wx, Wh, tuple(biases.values()), Sizes(N, shape[1], D, H), None)
+    return _check_arguments(cell, x, names, states, Wx, Wh, biases, is_step)
 
 
-def check_stream(
-    Wx: Any, Wh: Any, b: Any, states: dict[str, Any], batch_size: Any, gates: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray], Sizes]:
-    """Check the arguments that make a stream; states that are None do not come back.
+def whole_biases(biases: dict[str, Any]) -> dict[str, Any]:
+    """Biases with zeros for those that are None."""
+    if all([bias is not None for bias in biases.values()]):
+        return biases
+    (first, *_) = biases.values()
+    return {name: np.zeros_like(first) if bias is None else bias for name, bias in biases.items()}
+
+
+def is_plain(dtype: np.dtype, arrays: Iterable[Any]) -> bool:
+    """Whether all are of float32 or all of float64, as the argument `dtype` is, and in the layout of the kernels."""
+    if dtype is not FLOAT32 and dtype is not FLOAT64:
+        return False
+    for array in arrays:
+        if type(array) is not np.ndarray or array.dtype is not dtype:
+            return False
+        flags = array.flags
+        if not (flags.c_contiguous and flags.aligned):
+            return False
+    return True
+
+
+def _check_arguments(
+    cell: Cell,
+    x: Any,
+    names: tuple[str, ...],
+    states: tuple[Any, ...],
+    Wx: Any,
+    Wh: Any,
+    biases: dict[str, Any],
+    is_step: bool,
+) -> Arguments:
+    x, Wx, Wh, *checked = check_given_floats(" ".join(["x", "Wx", "Wh", *biases]), x, Wx, Wh, *biases.values())
+    biases = dict(zip(biases, checked, strict=True))
+    (state_name, *_), dtype = names, x.dtype
+    raw = [None if state is None else check_given_float(name, state) for name, state in zip(names, states, strict=True)]
+    given_shapes = tuple([() if state is None else state.shape for state in raw])
+    if is_step:
+        if x.ndim not in (1, 2):
+            check_axes("x", x, "(N, D)")
+    else:
+        check_axes("x", x, "(N, T, D)")
+    whole = next((name for name, state in zip(names, raw, strict=True) if state is not None and state.ndim >= 1), None)
+    if whole is not None:
+        H, source = raw[names.index(whole)].shape[-1], whole
+    else:
+        check_axes("b", biases["b"], f"({cell.columns},)")
+        H, source = biases["b"].size // len(cell.gates), "b"
+    batches = [shape[0] for shape in given_shapes if len(shape) == 2]
+    if is_step:
+        rows = {count for count in (x.shape[0] if x.ndim == 2 else 1, *batches) if count != 1}
+        N = x.shape[0] if x.ndim == 2 and x.shape[0] != 1 else rows.pop() if len(rows) == 1 else 1
+    else:
+        N = x.shape[0]
+    D = x.shape[-1]
+    whole_states = []
+    for name, state in zip(names, raw, strict=True):
+        if state is None:
+            whole_states.append(np.zeros((N, H), dtype))
+            continue
+        if state.ndim > 2:
+            check_axes(name, state, "(N, H)")
+        if state.shape not in ((), (H,), (1, H), (N, H)):
+            match = "`x`" if name == state_name else f"`x` and `{state_name}`"
+            check_shape(name, state, "(N, H)", (N, H), match, " It may also be (1, H), (H,) or a number, for all rows.")
+        whole_states.append(np.require(np.broadcast_to(state, (N, H)), dtype, ["C", "A"]))
+    check_weights(cell, Wx, Wh, biases, D, H, source)
+    shapes = (x.shape, *given_shapes)
+    if all(shape == (N, H) for shape in given_shapes) and x.ndim == (2 if is_step else 3) and x.shape[0] == N:
+        shapes = None
+    if is_step:
+        x = np.require(np.broadcast_to(x, (N, D)), dtype, ["C", "A"])[:, None]
+    return Arguments(x, tuple(whole_states), Wx, Wh, tuple(biases.values()), Sizes(N, x.shape[1], D, H), shapes)
+
+
+def check_layer(
+    cell: Cell, Wx: Any, Wh: Any, biases: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """Check the weights of a layer or of a stream.
 
     Raises
     ------
     TypeError, ValueError
         If a dtype or a shape does not fit.
     """
-    given = {name: state for name, state in states.items() if state is not None}
-    Wx, Wh, b, *checked = check_floats(" ".join(["Wx", "Wh", "b", *given]), Wx, Wh, b, *given.values())
-    columns = "H" if gates == 1 else f"{gates}H"
+    biases = whole_biases(biases)
+    Wx, Wh, *checked = check_given_floats(" ".join(["Wx", "Wh", *biases]), Wx, Wh, *biases.values())
+    checked_biases = dict(zip(biases, checked, strict=True))
+    gates, columns = len(cell.gates), cell.columns
     check_axes("Wx", Wx, f"(D, {columns})")
     check_axes("Wh", Wh, f"(H, {columns})")
-    check_axes("b", b, f"({columns},)")
+    for name, bias in checked_biases.items():
+        check_axes(name, bias, f"({columns},)")
+    b = checked_biases["b"]
     if b.size % gates != 0:
         raise ValueError(f"`b` must have shape ({columns},), a multiple of {gates} elements; got {b.shape}.")
     transposed = Wx.shape[0] == b.size != Wx.shape[1]
-    D, H = Wx.shape[1 if transposed else 0], b.size // gates
-    check_weights(Wx, Wh, b, D, H, gates, "b", "")
+    check_weights(cell, Wx, Wh, checked_biases, Wx.shape[1 if transposed else 0], b.size // gates, "b", "")
+    return Wx, Wh, tuple(checked)
+
+
+def check_states(
+    names: tuple[str, ...], states: tuple[Any, ...], batch_size: Any, H: int, dtype: np.dtype
+) -> tuple[list[np.ndarray | None], int]:
+    """Check the states of a stream, and find out how many sequences it has; None stays None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a dtype or a shape does not fit.
+    """
+    given = [None if state is None else check_given_float(name, state) for name, state in zip(names, states, strict=True)]
+    rows = next(((name, state) for name, state in zip(names, given, strict=True) if state is not None and state.ndim == 2), None)
     source, N = "the default of `batch_size`", 1
     if batch_size is not None:
         source, N = "`batch_size`", check_count("batch_size", batch_size, 0)
-    elif given:
-        source, N = f"`{next(iter(given))}`", checked[0].shape[0] if checked[0].ndim == 2 else 1
-    for name, state in zip(given, checked, strict=True):
-        check_axes(name, state, "(N, H)")
-        check_shape(name, state, "(N, H)", (N, H), f"{source} and `b`")
-    return Wx, Wh, b, dict(zip(given, checked, strict=True)), Sizes(N, 1, D, H)
+    elif rows is not None:
+        source, N = f"`{rows[0]}`", rows[1].shape[0]
+    checked: list[np.ndarray | None] = []
+    for name, state in zip(names, given, strict=True):
+        if state is not None and state.shape not in ((), (H,), (1, H)):
+            check_axes(name, state, "(N, H)")
+            check_shape(name, state, "(N, H)", (N, H), f"{source} and `b`")
+        checked.append(None if state is None else state.astype(dtype, copy=False))
+    return checked, N
+
+
+def check_rows(rows: Any, N: int) -> np.ndarray:
+    """Return a mask of sequences; all if `rows` is None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not of booleans, or its shape does not fit.
+    """
+    if rows is None:
+        return np.ones(N, np.bool_)
+    mask = np.asarray(rows)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"`rows` must be of booleans, one for each sequence; got {mask.dtype}.")
+    check_shape("rows", mask, "(N,)", (N,), "the stream")
+    return mask
 
 
 def check_for_stream(name: str, value: Any, symbols: str, shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
@@ -306,6 +477,49 @@ def check_cache(cache: Any, kind: type[CacheT], forward: str) -> CacheT:
     raise TypeError(f"`cache` must be the {kind.__name__} that {forward} returned; got {type(cache).__name__}.")
 
 
+def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, lanes: Mapping[Any, int]) -> CacheT:
+    """Reject a cache whose arrays do not fit each other; kernels would read beyond them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another type, or an array has another dtype, shape or layout than when it was made.
+    """
+    cache = check_cache(cache, kind, forward)
+    x, h0, Wx, Wh, tape, track = cache
+    dtype = x.dtype if type(x) is np.ndarray else None
+    if dtype is None or not is_plain(dtype, cache) or x.ndim != 3 or h0.ndim != 2:
+        for name in cache._fields:
+            array = getattr(cache, name)
+            if type(array) is not np.ndarray or not is_plain(FLOAT32, [array]) and not is_plain(FLOAT64, [array]):
+                raise TypeError(
+                    f"`cache.{name}` must be a C-contiguous array of float32 or float64, as {forward} left it; "
+                    f"got {_kind_of(array)}. Call {forward} again."
+                )
+    N, T, D = x.shape if x.ndim == 3 else (-1, -1, -1)
+    H = h0.shape[-1]
+    columns, units = len(cell.gates) * H, -(-H // lanes[dtype]) * lanes[dtype]
+    wanted = {
+        "x": (N, T, D),
+        "h0": (N, H),
+        "Wx": (D, columns),
+        "Wh": (H, columns),
+        "tape": (T, N, len(cell.tape) * units),
+        "track": (T + 1, N, units),
+    }
+    for array, (name, shape) in zip(cache, wanted.items(), strict=True):
+        if array.shape != shape or array.dtype is not dtype:
+            raise ValueError(
+                f"`cache.{name}` must be as {forward} left it, an array of {dtype} of shape {shape} to match the others; "
+                f"got {_kind_of(array)}. Call {forward} again; to keep a cache elsewhere, pickle it."
+            )
+    return cache
+
+
+def _kind_of(value: Any) -> str:
+    return f"an array of {value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
 def check_single_step(x: np.ndarray, forward: str) -> None:
     """Reject the cache of a sequence where that of a step is wanted, by its inputs `x` (N, T, D).
 
@@ -329,9 +543,38 @@ def check_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], 
     TypeError, ValueError
         If its dtype or shape does not fit.
     """
-    (gradient,) = check_floats(name, value)
-    check_shape(name, gradient, symbols, shape, "the cache")
-    return gradient if gradient.dtype == dtype else gradient.astype(np.result_type(gradient, dtype))
+    gradient = check_given_float(name, value)
+    if gradient.shape != shape:
+        check_shape(name, gradient, symbols, shape, "the cache")
+    return gradient if gradient.dtype is dtype else gradient.astype(np.result_type(gradient, dtype))
+
+
+def check_dstate(
+    states: tuple[str, ...], dstate: Any, shape: tuple[int, int], dtype: np.dtype
+) -> list[np.ndarray | None]:
+    """Check the gradient of a last state: a tuple of one for each state, or the only one; None is zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are more or fewer, or a dtype or shape does not fit.
+    """
+    if dstate is None:
+        return [None] * len(states)
+    gradients = dstate if isinstance(dstate, tuple) else (dstate,)
+    if len(gradients) != len(states):
+        names = ", ".join(f"d{state}" for state in states)
+        raise ValueError(f"`dstate` must be a tuple ({names}), a gradient of each state; got {len(gradients)} of them.")
+    checked: list[np.ndarray | None] = []
+    for state, gradient in zip(states, gradients, strict=True):
+        if gradient is None:
+            checked.append(None)
+            continue
+        array = check_given_float(f"dstate.{state}", gradient)
+        if array.shape not in ((), shape[1:], (1, *shape[1:]), shape):
+            check_shape(f"dstate.{state}", array, "(N, H)", shape, "the cache")
+        checked.append(np.require(np.broadcast_to(array, shape), dtype, ["C", "A"]))
+    return checked
 
 
 def check_mask(name: str, value: Any) -> np.ndarray:

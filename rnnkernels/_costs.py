@@ -8,6 +8,7 @@ import numpy as np
 from rnnkernels import roofline
 from rnnkernels._checks import Sizes
 from rnnkernels._sequence import Plan, unit_columns
+from rnnkernels.kernels.cell import Cell
 
 
 class Cost(NamedTuple):
@@ -48,11 +49,11 @@ def bandwidth(resident: int, threads: int) -> float:
     return roofline.read_bandwidth(max(resident, 1), threads)
 
 
-def forward_costs(sizes: Sizes, gates: int, dtype: np.dtype, plan: Plan, keeps: bool) -> dict[str, Cost]:
+def forward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan, keeps: bool) -> dict[str, Cost]:
     """Costs of the phases of a forward pass; `keeps` says whether it leaves a cache for the backward pass."""
     N, T, D, H = sizes
     item, rows, chunks = dtype.itemsize, N * T, -(-T // plan.chunk)
-    units = unit_columns(H, dtype)
+    units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) > 1
     columns = gates * units
     Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
     return {
@@ -70,28 +71,29 @@ def forward_costs(sizes: Sizes, gates: int, dtype: np.dtype, plan: Plan, keeps: 
             resident=Wh // parts,
         ),
         "cell": Cost(
-            bytes=rows * (columns * (2 if keeps else 1) + units * (3 if gates > 1 else 1)) * item,
-            sigmoids=rows * units * (gates - 1),
-            tanhs=rows * units * (2 if gates > 1 else 1),
+            # z, products that are apart, and the earlier tracked state in; h, the tracked state and the tape out
+            bytes=rows * (columns * (1 + apart) + units * (3 + len(cell.tape) * keeps)) * item,
+            sigmoids=rows * units * cell.sigmoids,
+            tanhs=rows * units * cell.tanhs,
         ),
         "scatter": _copies(2 * rows * H * item, plan.chunk * N * H * item),
     }
 
 
-def backward_costs(sizes: Sizes, gates: int, dtype: np.dtype, plan: Plan) -> dict[str, Cost]:
+def backward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan) -> dict[str, Cost]:
     """Costs of the phases of a backward pass."""
     N, T, D, H = sizes
     item, rows, chunks = dtype.itemsize, N * T, -(-T // plan.chunk)
-    units = unit_columns(H, dtype)
+    units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) > 1
     columns = gates * units
     Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
     sums = (D + H) * columns * item
     return {
         "gather": _copies(2 * rows * (D + H) * item, plan.chunk * N * (D + H) * item),
         "cell": Cost(
-            # gates and cells in, dz and the earlier h out, dh and dc in and out
-            bytes=rows * (2 * columns + units * (6 if gates > 1 else 3)) * item,
-            tanhs=rows * units if gates > 1 else 0,
+            # tape, tracked states and dh in; dz and the earlier h out; what else is carried in and out
+            bytes=rows * (columns * (1 + apart) + units * (len(cell.tape) + 2 + 2 * len(cell.states))) * item,
+            tanhs=rows * units * cell.backward_tanhs,
         ),
         "recur": Cost(
             flops=2 * rows * H * gates * H,

@@ -1,5 +1,6 @@
 """What a call would do, before it is made."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,7 @@ from rnnkernels import _sequence
 from rnnkernels._checks import Sizes, check_choice, check_count, check_float_dtype
 from rnnkernels._costs import backward_costs, bandwidth, forward_costs
 from rnnkernels.kernels import micro_kernel
-
-GATES = {"rnn": 1, "lstm": 4}
-
+from rnnkernels.kernels.cell import Cell, cells
 
 @dataclass(frozen=True)
 class PhasePlan:
@@ -134,8 +133,8 @@ def explain(
     ----------
     N, T, D, H : int
         Sequences, steps, inputs, hidden units.
-    cell : {"lstm", "rnn"}, default "lstm"
-        Which functions: `lstm_forward` and `lstm_backward`, or `rnn_forward` and `rnn_backward`.
+    cell : {"lstm", "rnn", "gru"}, default "lstm"
+        Which functions, such as `lstm_forward` and `lstm_backward`.
     dtype : dtype_like, default float32
         float32 or float64.
     training : bool, default False
@@ -169,17 +168,18 @@ def explain(
     >>> explain(1, 1000, 16, 64, training=True, num_threads=1).limit_seconds > plan.limit_seconds
     True
     """
-    check_choice("cell", cell, GATES)
+    check_choice("cell", cell, cells)
+    kind = cells[cell]
     dtype = check_float_dtype("dtype", dtype)
     sizes = Sizes(check_count("N", N, 0), check_count("T", T, 0), check_count("D", D, 0), check_count("H", H))
-    gates, item = GATES[cell], dtype.itemsize
+    columns, item = len(kind.gates) * H, dtype.itemsize
     units = _sequence.unit_columns(H, dtype)
-    passes = [_explain_pass("forward", sizes, gates, dtype, training, num_threads)]
+    passes = [_explain_pass("forward", sizes, kind, dtype, training, num_threads)]
     result_bytes, cache_bytes = N * T * H * item, 0
     if training:
-        passes.append(_explain_pass("backward", sizes, gates, dtype, training, num_threads))
-        result_bytes += (N * T * D + N * H + (D + H + 1) * gates * H) * item
-        cache_bytes = (T * gates + (T + 1) * (cell == "lstm")) * N * units * item
+        passes.append(_explain_pass("backward", sizes, kind, dtype, training, num_threads))
+        result_bytes += (N * T * D + N * H + (D + H + len(kind.biases)) * columns) * item
+        cache_bytes = (T * len(kind.tape) + T + 1) * N * units * item
     return Explanation(
         cell=cell,
         **sizes._asdict(),
@@ -194,14 +194,16 @@ def explain(
 
 
 def _explain_pass(
-    direction: str, sizes: Sizes, gates: int, dtype: np.dtype, keeps: bool, num_threads: int | None
+    direction: str, sizes: Sizes, cell: Cell, dtype: np.dtype, keeps: bool, num_threads: int | None
 ) -> PassPlan:
     if direction == "forward":
-        plan = _sequence.plan_forward(sizes, gates, dtype, num_threads)
-        costs = forward_costs(sizes, gates, dtype, plan, keeps)
+        plan = _sequence.plan_forward(cell, sizes, dtype, num_threads)
+        shapes = _sequence.forward_panels(cell, sizes.D, sizes.H, dtype)
+        costs = forward_costs(sizes, cell, dtype, plan, keeps)
     else:
-        plan = _sequence.plan_backward(sizes, gates, dtype, num_threads)
-        costs = backward_costs(sizes, gates, dtype, plan)
+        plan = _sequence.plan_backward(cell, sizes, dtype, num_threads)
+        shapes = _sequence.backward_panels(cell, sizes.D, sizes.H, dtype)
+        costs = backward_costs(sizes, cell, dtype, plan)
     resident = costs["recur"].resident
     return PassPlan(
         direction=direction,
@@ -211,31 +213,9 @@ def _explain_pass(
         strip=plan.strip,
         recurrent_bytes=resident,
         recurrent_bandwidth=bandwidth(resident, plan.threads) / plan.threads,
-        scratch_bytes=_scratch_bytes(direction, sizes, gates, dtype, num_threads),
+        scratch_bytes=(plan.scratch + (sum(map(math.prod, shapes)) if plan.packs else 0)) * dtype.itemsize,
         phases=tuple(
             PhasePlan(name, cost.flops, cost.bytes, cost.limit_seconds(dtype, plan.threads))
             for name, cost in costs.items()
         ),
     )
-
-
-def _scratch_bytes(direction: str, sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | None) -> int:
-    """Bytes of the workspaces and packed weights that a pass hands to its kernel; asked of the pass itself.
-
-    The kernel here does nothing, and arrays as long as the sequence have one element.
-    """
-    N, T, D, H = sizes
-    scratch: dict[int, np.ndarray] = {}
-
-    def kernel(*arguments: Any) -> None:
-        for group in arguments:
-            if isinstance(group, tuple):
-                scratch.update((id(array), array) for array in group if array.dtype == dtype)
-
-    x, h = (np.broadcast_to(dtype.type(0), (N, T, width)) for width in (D, H))
-    Wx, Wh, b, h0 = (np.zeros(shape, dtype) for shape in ((D, gates * H), (H, gates * H), gates * H, (N, H)))
-    if direction == "forward":
-        _sequence.run_forward(kernel, x, h0, (Wx, Wh, b), h, (), sizes, gates, num_threads)
-    else:
-        _sequence.run_backward(kernel, x, h0, (Wx, Wh), (), h, (), sizes, gates, num_threads)
-    return sum(array.nbytes for array in scratch.values())

@@ -37,3 +37,29 @@ def aligned_empty_together(shapes: Sequence[tuple[int, ...]], dtype: np.dtype) -
     whole = aligned_empty((ends[-1],), dtype)
     begins = [0, *ends[:-1]]
     return [whole[b : b + size].reshape(shape) for b, size, shape in zip(begins, sizes, shapes, strict=True)]
+
+
+SMALL_SCRATCH = 1 << 20
+"""Bytes of scratch that are kept for the next call; more is taken from the system and given back."""
+
+MOST_KEPT = 8
+"""Pieces of scratch that are kept for each dtype: as many as there may be calls at a time that gain by it."""
+
+_kept: dict[np.dtype, list[np.ndarray]] = {np.dtype(np.float32): [], np.dtype(np.float64): []}
+
+
+def borrow(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return flat aligned scratch of at least `size` elements; `give_back` it, unless something went wrong."""
+    if size * dtype.itemsize <= SMALL_SCRATCH:
+        try:
+            return _kept[dtype].pop()
+        except IndexError:
+            size = SMALL_SCRATCH // dtype.itemsize
+    return aligned_empty((size,), dtype)
+
+
+def give_back(scratch: np.ndarray) -> None:
+    """Let another call have what `borrow` returned, if it is small."""
+    pieces = _kept[scratch.dtype]
+    if scratch.nbytes == SMALL_SCRATCH and len(pieces) < MOST_KEPT:
+        pieces.append(scratch)

@@ -117,8 +117,7 @@ def _note_arrays(record: Record, arguments: dict[str, Any], result: Any) -> None
     results = result if isinstance(result, tuple) else (result,)
     record.results = [Array(a.shape, a.dtype, a.nbytes) for a in results if isinstance(a, np.ndarray)]
     for cache in results:
-        if dataclasses.is_dataclass(cache):
-            fields = [(field.name, getattr(cache, field.name)) for field in dataclasses.fields(cache)]
+        if fields := _fields(cache):
             record.kept = {
                 name: Array(a.shape, a.dtype, a.nbytes)
                 for name, a in fields
@@ -126,12 +125,19 @@ def _note_arrays(record: Record, arguments: dict[str, Any], result: Any) -> None
             }
 
 
+def _fields(value: Any) -> list[tuple[str, np.ndarray]]:
+    """Fields of a cache, none of anything else."""
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return list(zip(value._fields, value, strict=True)) if hasattr(value, "_fields") else []
+
+
 def _arrays(values: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
     """Arrays among values and in the fields of caches; numbers and sequences of numbers as arrays."""
     found = []
     for name, value in values.items():
-        if dataclasses.is_dataclass(value):
-            found += [(f"{name}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
+        if fields := _fields(value):
+            found += [(f"{name}.{field}", array) for field, array in fields]
         elif value is not None:
             found.append((name, np.asarray(value)))
     return found

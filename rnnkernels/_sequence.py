@@ -1,4 +1,4 @@
-"""What the passes of all cells share: packing of weights, plans, workspaces, and the order of kernel calls."""
+"""What the passes of all cells share: plans, packing of weights, scratch, and the order of kernel calls."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,19 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnkernels import _recorder as recorder
+from rnnkernels import _tuning as tuning
 from rnnkernels._checks import Sizes
-from rnnkernels._memory import aligned_empty, aligned_empty_together, aligned_zeros, empty
-from rnnkernels._threads import Team, segments, threads_for
-from rnnkernels._tuning import (
-    BACKWARD_CHUNK_ROWS,
-    FORWARD_CHUNK_BYTES,
-    FORWARD_CHUNK_ROWS,
-    PACKED_ROWS,
-    STEP_FLOPS,
-    STRIP_BYTES,
-    THREAD_ROWS,
-)
-from rnnkernels.kernels import layout, micro_kernel, phases, simd
+from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back
+from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
+from rnnkernels._tuning import PACKED_ROWS, THREAD_ROWS
+from rnnkernels.kernels import layout, micro_kernel, passes, phases, simd
+from rnnkernels.kernels.cell import Cell, cells
 
 
 def unit_columns(hidden: int, dtype: np.dtype) -> int:
@@ -41,7 +35,7 @@ def panels_shape(depth: int, columns: int, dtype: np.dtype) -> tuple[int, int]:
 
 def blocks_shape(rows: int, columns: int, dtype: np.dtype) -> tuple[int, int]:
     """Shape of the sums of a weight gradient (rows, columns), in blocks of columns."""
-    width = phases.PANELS_AT_ONCE * micro_kernel.panel_columns(dtype)
+    width = layout.PANELS_AT_ONCE * micro_kernel.panel_columns(dtype)
     return -(-columns // width) * rows, width
 
 
@@ -86,59 +80,105 @@ class Plan(NamedTuple):
     """Whether members of the team divide the sequences of the batch, and not the hidden units."""
     flops: int
     """Floating-point operations of the products of one step."""
+    packs: bool
+    """Whether weights are packed, rather than read where they lie."""
+    blocked: bool
+    """Whether weight gradients are summed in blocks of columns, rather than in their own rows."""
+    scratch: int
+    """Elements of scratch."""
 
 
-def step_flops(sizes: Sizes, gates: int) -> int:
+plans: dict[tuple[Any, ...], Plan] = {}
+"""Plans of small calls, which would take longer to make than the calls do."""
+
+MOST_PLANS = 1024
+
+
+def step_flops(sizes: Sizes, cell: Cell) -> int:
     """Floating-point operations of the products of one forward step; a backward step has twice as many."""
-    return 2 * gates * sizes.N * sizes.H * (sizes.D + sizes.H)
+    return 2 * len(cell.gates) * sizes.N * sizes.H * (sizes.D + sizes.H)
 
 
-def plan_forward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | None) -> Plan:
-    """Plan a forward pass."""
-    N, T, _, H = sizes
-    flops = step_flops(sizes, gates)
+def plan_forward(
+    cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False
+) -> Plan:
+    """Plan a forward pass; `has_packed` says whether the caller has packed weights."""
+    return _planned(_plan_forward, cell, sizes, dtype, num_threads, has_packed)
+
+
+def plan_backward(
+    cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False
+) -> Plan:
+    """Plan a backward pass; `has_packed` says whether the caller has packed weights."""
+    return _planned(_plan_backward, cell, sizes, dtype, num_threads, has_packed)
+
+
+def _planned(make: Callable[..., Plan], cell: Cell, sizes: Sizes, *options: Any) -> Plan:
+    key = make, cell.name, sizes, get_num_threads(), *options
+    plan = plans.get(key)
+    if plan is None:
+        plan = make(cell, sizes, *options)
+        if len(plans) < MOST_PLANS:
+            plans[key] = plan
+    return plan
+
+
+def _plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool) -> Plan:
+    N, T, D, H = sizes
+    gates, lanes = len(cell.gates), simd.lanes_of(dtype)
+    flops = step_flops(sizes, cell)
     threads, by_rows = _split(sizes, dtype, flops, num_threads)
     rows = max(-(-N // threads) if by_rows else N, 1)
-    row_bytes = gates * unit_columns(H, dtype) * dtype.itemsize
-    chunk = max(FORWARD_CHUNK_BYTES // max(rows * row_bytes, 1), FORWARD_CHUNK_ROWS // rows, 1)
+    columns = gates * unit_columns(H, dtype)
+    chunk = max(tuning.FORWARD_CHUNK_BYTES // max(rows * columns * dtype.itemsize, 1), tuning.FORWARD_CHUNK_ROWS // rows, 1)
+    chunk = min(chunk, max(T, 1))
     panel_bytes = rows * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
-    strip = micro_kernel.VECTORS_PER_PANEL * max(STRIP_BYTES // panel_bytes, 1)
-    return Plan(min(chunk, max(T, 1)), strip, threads, by_rows, flops)
+    strip = micro_kernel.VECTORS_PER_PANEL * max(tuning.STRIP_BYTES // panel_bytes, 1)
+    strips = 1 if by_rows else threads
+    z_columns = columns if chunk > 1 else strips * strip * lanes * gates
+    at = phases.forward_regions(rows, chunk, D, H, gates, len(cell.biases), z_columns, lanes)
+    scratch = at.parts + (threads if by_rows else 1) * at.part + threads * phases.BUFFER_VECTORS * lanes
+    packs = has_packed or _is_worth_packing(N, T, flops)
+    return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
 
 
-def plan_backward(sizes: Sizes, gates: int, dtype: np.dtype, num_threads: int | None) -> Plan:
-    """Plan a backward pass."""
-    N, T, _, _ = sizes
-    flops = 2 * step_flops(sizes, gates)
+def _plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool) -> Plan:
+    N, T, D, H = sizes
+    lanes = simd.lanes_of(dtype)
+    flops = 2 * step_flops(sizes, cell)
     threads, by_rows = _split(sizes, dtype, flops, num_threads)
-    chunks = max(round(N * T / BACKWARD_CHUNK_ROWS), 1)
-    return Plan(max(-(-T // chunks), 1), 0, threads, by_rows, flops)
+    chunks = max(round(N * T / tuning.BACKWARD_CHUNK_ROWS), 1)
+    chunk = max(-(-T // chunks), 1)
+    blocked = chunk < T or H % lanes > 0
+    at = phases.backward_regions(N, chunk, D, H, len(cell.gates), len(cell.biases), blocked, lanes)
+    scratch = at.panels + threads * at.member
+    packs = has_packed or _is_worth_packing(N, T, flops)
+    return Plan(chunk, 0, threads, by_rows, flops, packs, blocked, scratch)
+
+
+def _is_worth_packing(N: int, T: int, flops: int) -> bool:
+    """Whether matrices are used often enough to be packed, in a call long enough not to notice the kernels for it."""
+    return T >= tuning.PACKED_STEPS and T * flops >= tuning.PACKED_FLOPS
 
 
 def _split(sizes: Sizes, dtype: np.dtype, step_flops: int, num_threads: int | None) -> tuple[int, bool]:
     """Return how many threads a pass takes, and whether they divide the batch or the hidden units."""
     panels = panel_columns(sizes.H, dtype) // micro_kernel.panel_columns(dtype)
-    parts = max(min(panels, step_flops // STEP_FLOPS), sizes.N // THREAD_ROWS)
+    parts = max(min(panels, step_flops // tuning.STEP_FLOPS), sizes.N // THREAD_ROWS)
     threads = threads_for(sizes.T * step_flops, parts, num_threads)
     return threads, threads > 1 and threads * THREAD_ROWS <= sizes.N
 
 
-def pack_forward(team: Team, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, gates: int) -> phases.ForwardWeights:
-    """Pack the weights for the forward kernels."""
-    dtype = Wx.dtype
-    columns = gates * unit_columns(Wh.shape[0], dtype)
-    bias = aligned_empty((1, panel_columns(columns, dtype)), dtype)
-    layout.interleave_row(b, gates, bias)
-    shapes = [panels_shape(len(W), columns, dtype) for W in (Wx, Wh)]
-    Wx, Wh = pack(team, layout.pack_columns, (Wx, Wh), gates, shapes)
-    return phases.ForwardWeights(Wx, Wh, bias)
+def forward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[tuple[int, int]]:
+    """Shapes of Wx and Wh, packed for the forward kernels."""
+    columns = len(cell.gates) * unit_columns(H, dtype)
+    return [panels_shape(depth, columns, dtype) for depth in (D, H)]
 
 
-def pack_backward(team: Team, Wx: np.ndarray, Wh: np.ndarray, gates: int) -> phases.BackwardWeights:
-    """Pack the transposed weights for the backward kernels."""
-    depth = gates * unit_columns(len(Wh), Wh.dtype)
-    shapes = [panels_shape(depth, len(W), W.dtype) for W in (Wx, Wh)]
-    return phases.BackwardWeights(*pack(team, layout.pack_transposed, (Wx, Wh), gates, shapes))
+def backward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[tuple[int, int]]:
+    """Shapes of Wx and Wh, packed for the backward kernels: transposed, with a depth of interleaved columns."""
+    depth = len(cell.gates) * unit_columns(H, dtype)
+    return [panels_shape(depth, columns, dtype) for columns in (D, H)]
 
 
 def pack(
@@ -160,99 +200,132 @@ def unpack(team: Team, sums: np.ndarray, gates: int, gradient: np.ndarray) -> No
     team.run(layout.unpack_sums, (sums, gates, gradient), (max(len(gradient) // PACKED_ROWS, 1),))
 
 
-def _traced(work: Any, plan: Plan, steps: int) -> Any:
-    """Return a workspace with room for the times of a kernel call over some steps, if somebody profiles."""
-    if not recorder.listeners:
-        return work
-    return work._replace(trace=recorder.new_trace(plan.threads, -(-steps // plan.chunk)))
+class Kept(NamedTuple):
+    """What a forward pass keeps of its steps, see `rnnkernels.kernels.passes`."""
+
+    tape: np.ndarray
+    track: np.ndarray
 
 
 def run_forward(
-    kernel: Callable[..., None],
+    cell: Cell,
     x: np.ndarray,
     h0: np.ndarray,
-    weights: tuple[np.ndarray, np.ndarray, np.ndarray],
-    h: np.ndarray,
-    kept: tuple[np.ndarray, ...],
-    sizes: Sizes,
-    gates: int,
-    num_threads: int | None,
-) -> None:
-    """Run a forward kernel over all steps; overwrites `h` and the arrays in `kept`."""
-    dtype = x.dtype
-    N, T, D, H = sizes
-    plan = plan_forward(sizes, gates, dtype, num_threads)
-    columns = gates * unit_columns(H, dtype)
-    strips = 1 if plan.by_rows else plan.threads
-    z_columns = columns if plan.chunk > 1 else strips * plan.strip * simd.lanes_of(dtype) * gates
-    work = phases.ForwardWorkspace(
-        x=aligned_empty((plan.chunk * N, row_stride(D, dtype)), dtype),
-        z=aligned_empty((plan.chunk * N, row_stride(z_columns, dtype)), dtype),
-        h=aligned_empty(((plan.chunk + 1) * N, row_stride(H, dtype)), dtype),
-        trace=recorder.NO_TRACE,
-    )
-    work.h[:N, :H] = h0
-    with Team(plan.threads) as team:
-        packed = pack_forward(team, *weights, gates)
-        for begin, end in segments(T, plan.flops):
-            data = (x, packed, h, *kept, _traced(work, plan, end - begin))
-            team.run(kernel, data, (begin, end, plan.chunk, plan.strip, plan.by_rows))
-
-
-def run_backward(
-    kernel: Callable[..., None],
-    x: np.ndarray,
-    h0: np.ndarray,
+    track0: np.ndarray,
     weights: tuple[np.ndarray, np.ndarray],
-    kept: tuple[np.ndarray, ...],
-    dh: np.ndarray,
-    carried: tuple[np.ndarray, ...],
+    biases: tuple[np.ndarray, ...],
     sizes: Sizes,
-    gates: int,
+    keeps: bool,
     num_threads: int | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Run a backward kernel from the last step to the first; overwrites the arrays in `carried`.
+    packed: Sequence[np.ndarray] | None = None,
+) -> tuple[np.ndarray, Kept]:
+    """Run a forward pass from `h0` and the first tracked state, on weights that may have been packed before.
 
     Returns
     -------
-    dx, dh0, dWx, dWh, db : ndarray
+    h : ndarray of shape (N, T, H)
+    kept : Kept
+        Of all steps if it `keeps`, or else the last tracked state, alone.
     """
     dtype = x.dtype
-    N, T, D, H = sizes
-    plan = plan_backward(sizes, gates, dtype, num_threads)
-    columns = gates * unit_columns(H, dtype)
-    depth = plan.chunk * N
-    shapes = blocks_shape(D, columns, dtype), blocks_shape(H, columns, dtype), (1, panel_columns(columns, dtype))
-    sums = phases.WeightGradients(*aligned_empty_together(shapes, dtype))
-    work = phases.BackwardWorkspace(
-        x=aligned_empty((depth, row_stride(D, dtype)), dtype),
-        h=aligned_empty((depth + N, row_stride(H, dtype)), dtype),
-        dh=aligned_empty((depth + N, row_stride(H, dtype)), dtype),
-        dz=aligned_empty((depth, row_stride(columns, dtype)), dtype),
-        dx=aligned_empty((depth, row_stride(D, dtype)), dtype),
-        xT=aligned_empty((unit_columns(D, dtype), row_stride(depth, dtype)), dtype),
-        hT=aligned_empty((unit_columns(H, dtype), row_stride(depth, dtype)), dtype),
-        dz_panels=aligned_empty((plan.threads, phases.PANELS_AT_ONCE * depth * panel_columns(1, dtype)), dtype),
-        zeros=aligned_zeros((1, row_stride(max(D, columns), dtype)), dtype),
-        trace=recorder.NO_TRACE,
-    )
-    dx = empty((N, T, D), dtype)
-    work.dh[:N] = 0
-    if T > 0:
-        work.dh[:N, :H] = dh[:, -1]
-    with Team(plan.threads) as team:
-        packed = pack_backward(team, *weights, gates)
-        for begin, end in reversed(list(segments(T, plan.flops))):
-            data = (x, h0, packed, *kept, dh, *carried, dx, sums, _traced(work, plan, end - begin))
-            team.run(kernel, data, (begin, end, plan.chunk, plan.by_rows))
-        dWx, dWh, db = (empty((length, gates * H), dtype) for length in (D, H, 1))
-        if T > 0:
-            unpack(team, sums.dWx, gates, dWx)
-            unpack(team, sums.dWh, gates, dWh)
-            db.reshape(gates, H)[...] = sums.db[0, :columns].reshape(gates, -1)[:, :H]
-        else:
-            for gradient in (dWx, dWh, db):
-                gradient.fill(0)
-    dh0 = empty((N, H), dtype)
-    dh0[...] = work.dh[:N, :H]
-    return dx, dh0, dWx, dWh, db[0]
+    N, T, _, H = sizes
+    plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None)
+    units = unit_columns(H, dtype)
+    h = empty((N, T, H), dtype)
+    tape = empty((T if keeps else 1, N, len(cell.tape) * units), dtype)
+    track = empty((T + 1 if keeps else 1, N, units), dtype)
+    if N * T * H == 0:
+        track[0] = 0
+        track[0, :, :H] = track0
+        return h, Kept(tape, track)
+    code = cell.machine_code("forward", dtype)
+    work = borrow(plan.scratch, dtype)
+    data = x, h0, track0, *weights, biases, h, tape, track, work
+    if plan.threads == 1 and not plan.packs and not recorder.listeners:
+        code(*data, recorder.NO_TRACE, ALONE, 0, False, 0, T, plan.chunk, plan.strip, 1, False)
+    else:
+        with Team(plan.threads) as team:
+            if plan.packs:
+                if packed is None:
+                    shapes = forward_panels(cell, sizes.D, H, dtype)
+                    packed = pack(team, layout.pack_columns, weights, len(cell.gates), shapes)
+                data = x, h0, track0, *packed, biases, h, tape, track, work
+            for begin, end in segments(T, plan.flops):
+                arguments = plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
+                team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
+    give_back(work)
+    return h, Kept(tape, track)
+
+
+def _new_trace(plan: Plan, steps: int) -> np.ndarray:
+    """Return room for the times of a kernel call over some steps, if somebody profiles."""
+    if not recorder.listeners:
+        return recorder.NO_TRACE
+    return recorder.new_trace(plan.threads, -(-steps // plan.chunk) * (plan.threads if plan.by_rows else 1))
+
+
+class Gradients(NamedTuple):
+    """What a backward pass returns."""
+
+    dx: np.ndarray
+    dh0: np.ndarray
+    dtrack0: np.ndarray
+    """Of the first tracked state, beside what is in `dh0`."""
+    dWx: np.ndarray
+    dWh: np.ndarray
+    dbs: tuple[np.ndarray, ...]
+
+
+def run_backward(
+    cell: Cell,
+    x: np.ndarray,
+    h0: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray],
+    kept: Kept,
+    dh: np.ndarray | None,
+    dstate: Sequence[np.ndarray | None],
+    num_threads: int | None,
+    packed: Sequence[np.ndarray] | None = None,
+) -> Gradients:
+    """Run a backward pass from the last step to the first.
+
+    `dh` (N, T, H) and `dstate`, a gradient (N, H) of each state after the last step, may be None, which is zero.
+    """
+    dtype = x.dtype
+    N, T, D = x.shape
+    H = h0.shape[1]
+    sizes = Sizes(N, T, D, H)
+    columns, units = len(cell.gates) * H, unit_columns(H, dtype)
+    dtrack = np.zeros((N, units) if len(cell.states) > 1 else (1, 1), dtype)
+    for gradient in dstate[1:]:
+        if gradient is not None:
+            dtrack[:, :H] = gradient
+    dx, dh0 = empty((N, T, D), dtype), empty((N, H), dtype)
+    dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
+    dbs = tuple([empty((columns,), dtype) for _ in cell.biases])
+    if N * T * H == 0:
+        dx.fill(0)
+        dh0[...] = 0 if dstate[0] is None else dstate[0]
+        for gradient in (dWx, dWh, *dbs):
+            gradient.fill(0)
+        return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
+    if dh is None:
+        dh = np.zeros((0, T, H), dtype)
+    dlast = np.zeros((0, H), dtype) if dstate[0] is None else dstate[0]
+    plan = plan_backward(cell, sizes, dtype, num_threads, packed is not None)
+    code = cell.machine_code("backward", dtype)
+    work = borrow(plan.scratch, dtype)
+    rest = *kept, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work
+    if plan.threads == 1 and not plan.packs and not recorder.listeners:
+        code(x, h0, *weights, *rest, recorder.NO_TRACE, ALONE, 0, False, 0, T, plan.chunk, 1, plan.blocked, False)
+    else:
+        with Team(plan.threads) as team:
+            if plan.packs and packed is None:
+                shapes = backward_panels(cell, D, H, dtype)
+                packed = pack(team, layout.pack_transposed, weights, len(cell.gates), shapes)
+            data = x, h0, *(packed if plan.packs and packed else weights), *rest
+            for begin, end in reversed(list(segments(T, plan.flops))):
+                arguments = plan.packs, begin, end, plan.chunk, plan.threads, plan.blocked, plan.by_rows
+                team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
+    give_back(work)
+    return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)

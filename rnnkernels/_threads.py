@@ -52,6 +52,9 @@ class _Pool:
 
 _pool = _Pool()
 
+ALONE = np.zeros(kernels.BARRIERS + kernels.WORDS, np.int64)
+"""Board of calls that want nobody else; they leave it as it was but for words that nobody reads."""
+
 
 def _forget_threads() -> None:
     global _pool

@@ -54,3 +54,7 @@ parts, so that it depends on this number, but not on the threads."""
 
 EMBEDDING_PART_ROWS = 256
 """Rows of an embedding that a thread copies at a time; not tuned, since copies are short."""
+
+
+PACKED_STEPS, PACKED_FLOPS = 3, 1_000_000
+"""Steps and operations of a pass from which on weights are packed rather than read where they lie."""

@@ -13,7 +13,8 @@ from rnnkernels._sequence import blocks_shape, pack, panel_columns, panels_shape
 from rnnkernels._threads import Team, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
-from rnnkernels.kernels import layout, phases
+from rnnkernels.kernels import layout, passes
+from rnnkernels.kernels.simd import lanes_of
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -80,7 +81,7 @@ def temporal_affine_forward(
     check_shape("w", w, "(D, M)", (D, M), "`x` and `b`")
     out = empty((N, T, M), x.dtype)
     start = aligned_empty((1, panel_columns(M, x.dtype)), x.dtype)
-    layout.interleave_row(b, 1, start)
+    passes.interleave_biases((b,), 1, start.reshape(-1), 0, start.size // lanes_of(x.dtype))
     _multiply_rows(layout.pack_columns, x.reshape(N * T, D), w, start, out.reshape(N * T, M), num_threads)
     return out, TemporalAffineCache(x, w) if keep_cache else None
 
@@ -166,7 +167,7 @@ def temporal_affine_backward(
     threads = threads_for(2 * N * T * D * M, parts, num_threads)
     scratch = (
         aligned_empty((threads, unit_columns(D, dtype), row_stride(block, dtype)), dtype),
-        aligned_empty((threads, block * phases.PANELS_AT_ONCE * panel_columns(1, dtype)), dtype),
+        aligned_empty((threads, block * layout.PANELS_AT_ONCE * panel_columns(1, dtype)), dtype),
     )
     with Team(threads) as team:
         for begin, end in reversed(list(segments(N * T, 2 * D * M))):

@@ -1,102 +1,77 @@
 """The LSTM: over whole sequences, and step by step."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rnnkernels import _sequence
-from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_single_step, check_step
-from rnnkernels._memory import aligned_empty, aligned_zeros, empty
+from rnnkernels import _recurrent
+from rnnkernels._caches import RecurrentCache
 from rnnkernels._recorder import profiled
-from rnnkernels.kernels import lstm as kernels
+from rnnkernels._results import ForwardResult, LSTMState, SequenceGradients
+from rnnkernels.kernels.lstm import CELL
 
-GATES = kernels.GATES
 
+class LSTMCache(RecurrentCache):
+    """What the backward pass of an LSTM needs; see `RecurrentCache` for its fields."""
 
-@dataclass(frozen=True, eq=False, slots=True)
-class LSTMCache:
-    """What the backward pass of an LSTM needs; treat it as read-only.
-
-    Attributes
-    ----------
-    x : ndarray of shape (N, T, D)
-        Inputs: the caller's array, not a copy, unless its dtype or layout had to change.
-    h0 : ndarray of shape (N, H)
-        Hidden state before the first step, likewise.
-    Wx, Wh : ndarray of shape (D, 4H) and (H, 4H)
-        Weights, likewise.
-    gates : ndarray of shape (T, N, 4U)
-        Activated gates, time-major, in the order of columns of the kernels; `i`, `f`, `o` and `g` give them in the
-        natural one. U is H rounded up to whole vectors.
-    cells : ndarray of shape (T + 1, N, U)
-        Cell states before the first step and after each.
-    """
-
-    x: np.ndarray
-    h0: np.ndarray
-    Wx: np.ndarray
-    Wh: np.ndarray
-    gates: np.ndarray
-    cells: np.ndarray
-
-    def _gate(self, position: int) -> np.ndarray:
-        gates = _sequence.natural(self.gates, self.h0.shape[1], GATES)
-        return np.moveaxis(gates[:, :, position], 0, 1).copy()
+    cell = CELL
 
     @property
     def i(self) -> np.ndarray:
         """Input gate of shape (N, T, H), a copy."""
-        return self._gate(0)
+        return self._kept("i")
 
     @property
     def f(self) -> np.ndarray:
         """Forget gate of shape (N, T, H), a copy."""
-        return self._gate(1)
+        return self._kept("f")
 
     @property
     def o(self) -> np.ndarray:
         """Output gate of shape (N, T, H), a copy."""
-        return self._gate(2)
+        return self._kept("o")
 
     @property
     def g(self) -> np.ndarray:
         """Candidate cell state of shape (N, T, H), a copy."""
-        return self._gate(3)
-
+        return self._kept("g")
     @property
     def c(self) -> np.ndarray:
         """Cell states after each step, of shape (N, T, H), a copy."""
-        return np.moveaxis(self.cells[1:, :, : self.h0.shape[1]], 0, 1).copy()
+        return self._tracked()
 
-    def _in_dtype(self, dtype: np.dtype) -> "LSTMCache":
-        if self.x.dtype == dtype:
-            return self
-        hidden = self.h0.shape[1]
-        gates = _sequence.interleaved(_sequence.natural(self.gates, hidden, GATES), dtype)
-        cells = _sequence.interleaved(_sequence.natural(self.cells, hidden, 1), dtype)
-        x, h0, Wx, Wh = (a.astype(dtype) for a in (self.x, self.h0, self.Wx, self.Wh))
-        return LSTMCache(x, h0, Wx, Wh, gates, cells)
+
+FAMILY = _recurrent.Family(CELL, LSTMCache, LSTMState)
 
 
 @profiled
 def lstm_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
-) -> tuple[np.ndarray, LSTMCache | None]:
-    """Run an LSTM over whole sequences, from a cell state of zero.
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    c0: Any = None,
+    keep_cache: bool = True,
+    num_threads: int | None = None,
+) -> ForwardResult[LSTMCache | None, LSTMState]:
+    """Run an LSTM over whole sequences.
 
     Parameters
     ----------
     x : array_like of shape (N, T, D)
         Input sequences, float32 or float64.
-    h0 : array_like of shape (N, H)
-        Hidden state before the first step.
+    h0 : array_like that broadcasts to (N, H), or None
+        Hidden state before the first step; None is zero. It is converted to the dtype of the others.
     Wx : array_like of shape (D, 4H)
         Weights of the input, gate blocks in the order i, f, o, g.
     Wh : array_like of shape (H, 4H)
         Weights of the hidden state, same order.
     b : array_like of shape (4H,)
         Bias, same order.
+    c0 : array_like that broadcasts to (N, H), optional
+        Cell state before the first step; zero without it.
     keep_cache : bool, default True
         Whether to keep what `lstm_backward` needs. Without it, memory beyond `h` does not grow with T.
     num_threads : int, optional
@@ -105,9 +80,11 @@ def lstm_forward(
     Returns
     -------
     h : ndarray of shape (N, T, H)
-        Hidden states after each step, in the common dtype of the arguments.
+        Hidden states after each step, in the common dtype of `x` and the weights.
     cache : LSTMCache or None
         For `lstm_backward`; None if `keep_cache` is false.
+
+    The result has `state`, the `LSTMState` after the last step, too.
 
     Raises
     ------
@@ -123,7 +100,7 @@ def lstm_forward(
 
     Notes
     -----
-    For each step t, with h[-1] = h0 and c[-1] = 0::
+    For each step t, with h[-1] = h0 and c[-1] = c0::
 
         z[t]    = b + x[t] @ Wx + h[t-1] @ Wh
         i, f, o = sigmoid(z_i), sigmoid(z_f), sigmoid(z_o)
@@ -149,48 +126,24 @@ def lstm_forward(
     array([[[0.3696],
             [0.6505]]])
     """
-    x, h0, Wx, Wh, b, sizes = check_sequence(x, h0, Wx, Wh, b, GATES)
-    h, _, cache = _forward(x, h0, None, Wx, Wh, b, sizes, keep_cache, num_threads)
-    return h, cache
-
-
-def _forward(
-    x: np.ndarray,
-    h0: np.ndarray,
-    c0: np.ndarray | None,
-    Wx: np.ndarray,
-    Wh: np.ndarray,
-    b: np.ndarray,
-    sizes: Sizes,
-    keep_cache: bool,
-    num_threads: int | None,
-) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]:
-    N, T, _, H = sizes
-    h = empty((N, T, H), x.dtype)
-    columns = _sequence.unit_columns(H, x.dtype)
-    gates = aligned_empty((T if keep_cache else 1, N, GATES * columns), x.dtype)
-    cells = aligned_empty((T + 1 if keep_cache else 1, N, columns), x.dtype)
-    cells[0] = 0
-    if c0 is not None:
-        cells[0, :, :H] = c0
-    weights = Wx, Wh, b
-    _sequence.run_forward(kernels.lstm_sequence_forward, x, h0, weights, h, (gates, cells), sizes, GATES, num_threads)
-    cache = LSTMCache(x, h0, Wx, Wh, gates, cells) if keep_cache else None
-    return h, cells[-1, :, :H], cache
+    return _recurrent.forward(FAMILY, x, (h0, c0), Wx, Wh, {"b": b}, keep_cache, num_threads)
 
 
 @profiled
 def lstm_backward(
-    dh: Any, cache: LSTMCache | None, *, num_threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    dh: Any, cache: LSTMCache | None, *, dstate: Any = None, num_threads: int | None = None
+) -> SequenceGradients:
     """Propagate gradients back through an LSTM over whole sequences.
 
     Parameters
     ----------
-    dh : array_like of shape (N, T, H)
-        Gradient of the loss with respect to the hidden states.
+    dh : array_like of shape (N, T, H), or None
+        Gradient of the loss with respect to the hidden states; None is zero.
     cache : LSTMCache
         From `lstm_forward`. It is not changed and can be used again.
+    dstate : LSTMState, optional
+        Gradients of the loss with respect to h and c after the last step, other than through `dh`; each broadcasts to
+        (N, H), and None is zero.
     num_threads : int, optional
         Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
@@ -202,6 +155,8 @@ def lstm_backward(
     dWh : ndarray of shape (H, 4H)
     db : ndarray of shape (4H,)
         Gradients of the arguments of `lstm_forward`, in the wider of the dtypes of `dh` and `cache`.
+
+    The result has `dc0`, the gradient of the first cell state, too.
 
     Raises
     ------
@@ -242,27 +197,7 @@ def lstm_backward(
     >>> db.round(4)
     array([0.1709, 0.024 , 0.2553, 0.3213])
     """
-    cache = check_cache(cache, LSTMCache, "lstm_forward")
-    (T, N), H = cache.gates.shape[:2], cache.h0.shape[1]
-    dh = check_gradient("dh", dh, "(N, T, H)", (N, T, H), cache.x.dtype)
-    dx, dh0, _, dWx, dWh, db = _backward(dh, None, cache._in_dtype(dh.dtype), num_threads)
-    return dx, dh0, dWx, dWh, db
-
-
-def _backward(
-    dh: np.ndarray, dc: np.ndarray | None, cache: LSTMCache, num_threads: int | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    N, T, D = cache.x.shape
-    sizes = Sizes(N, T, D, cache.h0.shape[1])
-    carried = aligned_zeros((sizes.N, cache.cells.shape[2]), dh.dtype)
-    if dc is not None:
-        carried[:, : sizes.H] = dc
-    weights = cache.Wx, cache.Wh
-    kept = (cache.gates, cache.cells)
-    dx, dh0, dWx, dWh, db = _sequence.run_backward(
-        kernels.lstm_sequence_backward, cache.x, cache.h0, weights, kept, dh, (carried,), sizes, GATES, num_threads
-    )
-    return dx, dh0, carried[:, : sizes.H], dWx, dWh, db
+    return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
 
 
 @profiled
@@ -282,7 +217,8 @@ def lstm_step_forward(
     Parameters
     ----------
     x : array_like of shape (N, D)
-        Input of the step, float32 or float64.
+        Input of the step, float32 or float64. Inputs and states broadcast over the batch, as in NumPy; vectors and
+        numbers alone give vectors.
     prev_h : array_like of shape (N, H)
         Hidden state before the step.
     prev_c : array_like of shape (N, H)
@@ -331,9 +267,9 @@ def lstm_step_forward(
     >>> next_h.round(4), next_c.round(4)
     (array([[0.3696]]), array([[0.5568]]))
     """
-    x, (prev_h, prev_c), Wx, Wh, b, sizes = check_step(x, (prev_h, prev_c), "prev_h prev_c", Wx, Wh, b, GATES)
-    h, next_c, cache = _forward(x, prev_h, prev_c, Wx, Wh, b, sizes, keep_cache, num_threads)
-    return h[:, 0], next_c.copy(), cache
+    states = prev_h, prev_c
+    next_h, next_c, cache = _recurrent.step_forward(FAMILY, x, states, Wx, Wh, {"b": b}, keep_cache, num_threads)
+    return next_h, next_c, cache
 
 
 @profiled
@@ -384,11 +320,6 @@ def lstm_step_backward(
     >>> dprev_c.round(4)
     array([[0.3978]])
     """
-    cache = check_cache(cache, LSTMCache, "lstm_step_forward")
-    check_single_step(cache.x, "lstm_step_forward")
-    shape = cache.h0.shape
-    dnext_h = check_gradient("dnext_h", dnext_h, "(N, H)", shape, cache.x.dtype)
-    dnext_c = check_gradient("dnext_c", dnext_c, "(N, H)", shape, dnext_h.dtype)
-    dh = dnext_h.astype(dnext_c.dtype, copy=False)[:, np.newaxis]
-    dx, dprev_h, dprev_c, dWx, dWh, db = _backward(dh, dnext_c, cache._in_dtype(dnext_c.dtype), num_threads)
-    return dx[:, 0], dprev_h, dprev_c.copy(), dWx, dWh, db
+    names, gradients = ("dnext_h", "dnext_c"), (dnext_h, dnext_c)
+    dx, dprev_h, dprev_c, dWx, dWh, (db,) = _recurrent.step_backward(FAMILY, names, gradients, cache, num_threads)
+    return dx, dprev_h, dprev_c, dWx, dWh, db

@@ -32,6 +32,7 @@ from rnnkernels._checks import Sizes
 from rnnkernels._costs import Cost, backward_costs, forward_costs
 from rnnkernels._sequence import plan_backward, plan_forward
 from rnnkernels.kernels import trace
+from rnnkernels.kernels.cell import cells
 
 KERNEL_PHASES = trace.PHASES
 PHASES = ("pack", *KERNEL_PHASES, "wrapper")
@@ -320,11 +321,10 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
     shapes = {name.removeprefix("cache."): array.shape for name, array in record.arguments.items()}
     layer, _, direction = record.name.rpartition("_")
     passes = 2 if direction == "backward" else 1
-    if layer in ("rnn", "lstm"):
-        return dict(zip("NTDH", (*shapes["x"], shapes["h0"][1]), strict=True)), 0
-    if layer in ("rnn_step", "lstm_step"):
-        x, state = shapes["x"], shapes["h0" if direction == "backward" else "prev_h"]
-        return {"N": x[0], "T": 1, "D": x[-1], "H": state[1]}, 0
+    if layer.removesuffix("_step") in cells:
+        (*batch, D), H = shapes["x"], shapes["Wh"][0]
+        N, T = batch if len(batch) == 2 else (*batch, 1, 1)[:2]
+        return {"N": N, "T": T, "D": D, "H": H}, 0
     if layer == "temporal_affine":
         (N, T, D), M = shapes["x"], shapes["w"][1]
         return {"N": N, "T": T, "D": D, "M": M}, 2 * passes * N * T * D * M
@@ -336,11 +336,11 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
 
 
 def _costs(record: recorder.Record, sizes: dict[str, int], dtype: np.dtype, threads: int) -> dict[str, Cost]:
-    gates = 4 if record.name.startswith("lstm") else 1
+    cell = cells[record.name.partition("_")[0]]
     counts = Sizes(**sizes)
     if record.name.endswith("backward"):
-        return backward_costs(counts, gates, dtype, plan_backward(counts, gates, dtype, threads))
-    return forward_costs(counts, gates, dtype, plan_forward(counts, gates, dtype, threads), bool(record.kept))
+        return backward_costs(counts, cell, dtype, plan_backward(cell, counts, dtype, threads))
+    return forward_costs(counts, cell, dtype, plan_forward(cell, counts, dtype, threads), bool(record.kept))
 
 
 def _chunks(traces: list[np.ndarray], end: float, clock: _Clock) -> np.ndarray:

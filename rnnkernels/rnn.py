@@ -1,66 +1,42 @@
 """The vanilla RNN with tanh: over whole sequences, and step by step."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rnnkernels import _sequence
-from rnnkernels._checks import Sizes, check_cache, check_gradient, check_sequence, check_single_step, check_step
-from rnnkernels._memory import empty
+from rnnkernels import _recurrent
+from rnnkernels._caches import RecurrentCache
 from rnnkernels._recorder import profiled
-from rnnkernels.kernels import rnn as kernels
+from rnnkernels._results import ForwardResult, RNNState, SequenceGradients
+from rnnkernels.kernels.rnn import CELL
 
-GATES = 1
 
+class RNNCache(RecurrentCache):
+    """What the backward pass of a vanilla RNN needs; see `RecurrentCache` for its fields."""
 
-@dataclass(frozen=True, eq=False, slots=True)
-class RNNCache:
-    """What the backward pass of a vanilla RNN needs; treat it as read-only.
-
-    Attributes
-    ----------
-    x : ndarray of shape (N, T, D)
-        Inputs: the caller's array, not a copy, unless its dtype or layout had to change.
-    h0 : ndarray of shape (N, H)
-        Hidden state before the first step, likewise.
-    Wx, Wh : ndarray of shape (D, H) and (H, H)
-        Weights, likewise.
-    states : ndarray of shape (T, N, U)
-        Hidden states after each step, time-major; U is H rounded up to whole vectors.
-    """
-
-    x: np.ndarray
-    h0: np.ndarray
-    Wx: np.ndarray
-    Wh: np.ndarray
-    states: np.ndarray
+    cell = CELL
 
     @property
     def h(self) -> np.ndarray:
         """Hidden states of shape (N, T, H), a copy."""
-        return np.moveaxis(self.states[..., : self.h0.shape[1]], 0, 1).copy()
+        return self._tracked()
 
-    def _in_dtype(self, dtype: np.dtype) -> "RNNCache":
-        if self.x.dtype == dtype:
-            return self
-        states = _sequence.interleaved(_sequence.natural(self.states, self.h0.shape[1], GATES), dtype)
-        x, h0, Wx, Wh = (a.astype(dtype) for a in (self.x, self.h0, self.Wx, self.Wh))
-        return RNNCache(x, h0, Wx, Wh, states)
+
+FAMILY = _recurrent.Family(CELL, RNNCache, RNNState)
 
 
 @profiled
 def rnn_forward(
     x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
-) -> tuple[np.ndarray, RNNCache | None]:
+) -> ForwardResult[RNNCache | None, RNNState]:
     """Run a vanilla RNN over whole sequences.
 
     Parameters
     ----------
     x : array_like of shape (N, T, D)
         Input sequences, float32 or float64.
-    h0 : array_like of shape (N, H)
-        Hidden state before the first step.
+    h0 : array_like that broadcasts to (N, H), or None
+        Hidden state before the first step; None is zero. It is converted to the dtype of the others.
     Wx : array_like of shape (D, H)
         Weights of the input.
     Wh : array_like of shape (H, H)
@@ -75,9 +51,11 @@ def rnn_forward(
     Returns
     -------
     h : ndarray of shape (N, T, H)
-        Hidden states after each step, in the common dtype of the arguments.
+        Hidden states after each step, in the common dtype of `x` and the weights.
     cache : RNNCache or None
         For `rnn_backward`; None if `keep_cache` is false.
+
+    The result has `state`, the `RNNState` after the last step, too.
 
     Raises
     ------
@@ -113,40 +91,23 @@ def rnn_forward(
     array([[[0.4621],
             [0.7452]]])
     """
-    x, h0, Wx, Wh, b, sizes = check_sequence(x, h0, Wx, Wh, b, GATES)
-    return _forward(x, h0, Wx, Wh, b, sizes, keep_cache, num_threads)
-
-
-def _forward(
-    x: np.ndarray,
-    h0: np.ndarray,
-    Wx: np.ndarray,
-    Wh: np.ndarray,
-    b: np.ndarray,
-    sizes: Sizes,
-    keep_cache: bool,
-    num_threads: int | None,
-) -> tuple[np.ndarray, RNNCache | None]:
-    h = empty((sizes.N, sizes.T, sizes.H), x.dtype)
-    kept_steps = sizes.T if keep_cache else 1
-    states = empty((kept_steps, sizes.N, _sequence.unit_columns(sizes.H, x.dtype)), x.dtype)
-    weights = Wx, Wh, b
-    _sequence.run_forward(kernels.rnn_sequence_forward, x, h0, weights, h, (states,), sizes, GATES, num_threads)
-    return h, RNNCache(x, h0, Wx, Wh, states) if keep_cache else None
+    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, {"b": b}, keep_cache, num_threads)
 
 
 @profiled
 def rnn_backward(
-    dh: Any, cache: RNNCache | None, *, num_threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    dh: Any, cache: RNNCache | None, *, dstate: Any = None, num_threads: int | None = None
+) -> SequenceGradients:
     """Propagate gradients back through a vanilla RNN over whole sequences.
 
     Parameters
     ----------
-    dh : array_like of shape (N, T, H)
-        Gradient of the loss with respect to the hidden states.
+    dh : array_like of shape (N, T, H), or None
+        Gradient of the loss with respect to the hidden states; None is zero.
     cache : RNNCache
         From `rnn_forward`. It is not changed and can be used again.
+    dstate : RNNState or array_like that broadcasts to (N, H), optional
+        Gradient of the loss with respect to the state after the last step, other than through `dh`.
     num_threads : int, optional
         Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
@@ -193,22 +154,7 @@ def rnn_backward(
     >>> dWx.round(4)
     array([[1.5808]])
     """
-    cache = check_cache(cache, RNNCache, "rnn_forward")
-    (T, N), H = cache.states.shape[:2], cache.h0.shape[1]
-    dh = check_gradient("dh", dh, "(N, T, H)", (N, T, H), cache.x.dtype)
-    return _backward(dh, cache, num_threads)
-
-
-def _backward(
-    dh: np.ndarray, cache: RNNCache, num_threads: int | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    cache = cache._in_dtype(dh.dtype)
-    N, T, D = cache.x.shape
-    sizes = Sizes(N, T, D, cache.h0.shape[1])
-    weights = cache.Wx, cache.Wh
-    return _sequence.run_backward(
-        kernels.rnn_sequence_backward, cache.x, cache.h0, weights, (cache.states,), dh, (), sizes, GATES, num_threads
-    )
+    return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
 
 
 @profiled
@@ -220,7 +166,8 @@ def rnn_step_forward(
     Parameters
     ----------
     x : array_like of shape (N, D)
-        Input of the step, float32 or float64.
+        Input of the step, float32 or float64. Inputs and states broadcast over the batch, as in NumPy; vectors and
+        numbers alone give vectors.
     prev_h : array_like of shape (N, H)
         Hidden state before the step.
     Wx : array_like of shape (D, H)
@@ -263,9 +210,8 @@ def rnn_step_forward(
     >>> next_h.round(4)
     array([[0.4621]])
     """
-    x, (prev_h,), Wx, Wh, b, sizes = check_step(x, (prev_h,), "prev_h", Wx, Wh, b, GATES)
-    h, cache = _forward(x, prev_h, Wx, Wh, b, sizes, keep_cache, num_threads)
-    return h[:, 0], cache
+    next_h, cache = _recurrent.step_forward(FAMILY, x, (prev_h,), Wx, Wh, {"b": b}, keep_cache, num_threads)
+    return next_h, cache
 
 
 @profiled
@@ -311,8 +257,5 @@ def rnn_step_backward(
     >>> dx.round(4)
     array([[0.3932]])
     """
-    cache = check_cache(cache, RNNCache, "rnn_step_forward")
-    check_single_step(cache.x, "rnn_step_forward")
-    dnext_h = check_gradient("dnext_h", dnext_h, "(N, H)", cache.h0.shape, cache.x.dtype)
-    dx, dprev_h, dWx, dWh, db = _backward(dnext_h[:, np.newaxis], cache, num_threads)
-    return dx[:, 0], dprev_h, dWx, dWh, db
+    dx, dprev_h, dWx, dWh, (db,) = _recurrent.step_backward(FAMILY, ("dnext_h",), (dnext_h,), cache, num_threads)
+    return dx, dprev_h, dWx, dWh, db

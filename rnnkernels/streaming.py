@@ -1,64 +1,53 @@
-"""Streams: an RNN or LSTM that keeps packed weights and its state from call to call, for steps in real time."""
+"""Streams: cells that keep packed weights and their state from call to call, for steps in real time."""
 
 from typing import Any
 
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import check_for_stream, check_out, check_stream
+from rnnkernels._checks import check_for_stream, check_out, check_rows, check_states
 from rnnkernels._memory import aligned_zeros, empty
-from rnnkernels._threads import Team, segments
-from rnnkernels.kernels import lstm, micro_kernel, rnn
-from rnnkernels.kernels import streaming as kernels
+from rnnkernels._packed import PackedWeights
+from rnnkernels._threads import segments
+from rnnkernels.kernels import passes, simd
+from rnnkernels.kernels.cell import Cell
+from rnnkernels.kernels.gru import CELL as GRU
+from rnnkernels.kernels.lstm import CELL as LSTM
+from rnnkernels.kernels.rnn import CELL as RNN
 
 
-class _Stream:
+class Stream:
     """What the streams of all cells share."""
 
-    __slots__ = ("_batch", "_dtype", "_h_shape", "_kernel", "_memory", "_sizes", "_views", "_x_shape")
+    __slots__ = ("_batch", "_dtype", "_h_shape", "_kernel", "_memory", "_states", "_weights", "_x_shape", "packed")
 
-    _gates: int
+    _cell: Cell
 
-    def _open(self, Wx: Any, Wh: Any, b: Any, batch_size: int | None, **states: Any) -> None:
-        """Check the arguments and pack them in one array, with room for scratch; `_views` are its parts."""
-        Wx, Wh, b, given, self._sizes = check_stream(Wx, Wh, b, states, batch_size, self._gates)
-        N, _, D, H = self._sizes
-        self._batch, self._dtype = N, Wx.dtype
+    def _open(self, packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> None:
+        """Take a state beside packed weights, with room for scratch in one array; `_states` are views of it."""
+        cell, self._dtype, D, H = self._cell, packed.dtype, packed.D, packed.H
+        checked, N = check_states(tuple(states), tuple(states.values()), batch_size, H, self._dtype)
+        self.packed, self._weights, self._batch = packed, packed.flat, N
         self._x_shape, self._h_shape = (N, D), (N, H)
-        packed = _sequence.pack_forward(Team(1), Wx, Wh, b, self._gates)
-        units = _sequence.unit_columns(H, self._dtype)
-        regions = kernels.stream_regions.py_func(N, D, H, packed.b.size, units)
-        self._memory = aligned_zeros((1, regions.end), self._dtype)
-
-        self._kernel = kernels.entry_point(self._memory)
-
-        def view(begin: int, rows: int, length: int) -> np.ndarray:
-            return self._memory[0, begin : begin + rows * length].reshape(rows, length)
-
-        self._views = {name: view(getattr(regions, name), *panels.shape) for name, panels in packed._asdict().items()}
-        self._views |= {name: view(begin, N, units)[:, :H] for name, begin in (("h0", regions.h), ("c0", regions.c))}
-        for name, values in (packed._asdict() | given).items():
-            self._views[name][...] = values
+        lanes, units = simd.lanes_of(self._dtype), _sequence.unit_columns(H, self._dtype)
+        shape = N, D, H, len(cell.gates), len(cell.biases), max(len(cell.tape), 1), lanes
+        _, _, base, at, end = passes.stream_regions(*shape)
+        self._memory = aligned_zeros((end,), self._dtype)
+        self._kernel = cell.machine_code("stream", self._dtype)
+        h = self._memory[base + at.h :][: N * at.h_stride].reshape(N, at.h_stride)
+        track = self._memory[: N * units].reshape(N, units)
+        self._states = {name: part[:, :H] for name, part in zip(cell.states, (h, track), strict=False)}
+        for state, values in zip(self._states.values(), checked, strict=True):
+            if values is not None:
+                state[...] = values
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the arguments that make the same stream: packed weights differ from host to host."""
-        _, _, D, H = self._sizes
-        weights = self._unpacked("Wx", D), self._unpacked("Wh", H), self._unpacked("b", 1)[0]
-        return type(self), (*weights, *self._states())
+        return _reopened, (type(self), self.packed.parameters, {name: s.copy() for name, s in self._states.items()})
 
     def __repr__(self) -> str:
-        N, _, D, H = self._sizes
-        return f"{type(self).__name__}(N={N}, D={D}, H={H}, dtype={self._dtype})"
-
-    def _unpacked(self, name: str, depth: int) -> np.ndarray:
-        width, columns = micro_kernel.panel_columns(self._dtype), self._views["b"].size
-        lines = self._views[name].reshape(columns // width, depth, width).swapaxes(0, 1).reshape(depth, columns)
-        units = _sequence.unit_columns(self._sizes.H, self._dtype)
-        rows = _sequence.natural(lines[:, : self._gates * units], self._sizes.H, self._gates)
-        return rows.reshape(depth, self._gates * self._sizes.H)
-
-    def _states(self) -> tuple[np.ndarray, ...]:
-        return (self.h,)
+        N, D = self._x_shape
+        return f"{type(self).__name__}(N={N}, D={D}, H={self._h_shape[1]}, dtype={self._dtype})"
 
     @property
     def dtype(self) -> np.dtype:
@@ -68,7 +57,7 @@ class _Stream:
     @property
     def h(self) -> np.ndarray:
         """Hidden state of shape (N, H), a copy."""
-        return self._views["h0"].copy()
+        return self._states["h"].copy()
 
     def step(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Advance by one step.
@@ -101,7 +90,7 @@ class _Stream:
             type(out) is np.ndarray and out.dtype is self._dtype and out.shape == self._h_shape and out.flags.carray
         ):
             check_out(out, "(N, H)", self._h_shape, self._dtype)
-        self._kernel(x, self._memory, out, self._gates, self._batch, 0, 1)
+        self._kernel(x, self._weights, self._memory, out, self._batch, 0, 1)
         return out
 
     def steps(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -112,7 +101,8 @@ class _Stream:
         x : array_like of shape (N, T, D)
             Inputs; of another dtype than the stream they are converted.
         out : ndarray of shape (N, T, H), optional
-            Where to write the result: C-contiguous, of the dtype of the stream. It may be `x` itself.
+            Where to write the result: C-contiguous, of the dtype of the stream. It may be `x` itself, or
+            overlap it.
 
         Returns
         -------
@@ -126,28 +116,47 @@ class _Stream:
         ValueError
             If a shape or the layout of `out` does not fit. The state is what it was.
         """
-        N, _, D, H = self._sizes
+        (N, D), H = self._x_shape, self._h_shape[1]
         x = check_for_stream("x", x, "(N, T, D)", (N, None, D), self._dtype)
         T = x.shape[1]
         if out is None:
             out = empty((N, T, H), self._dtype)
         else:
             check_out(out, "(N, T, H)", (N, T, H), self._dtype)
+            if np.may_share_memory(x, out) and not (D == H and x.ctypes.data == out.ctypes.data):
+                x = x.copy()  # steps would overwrite inputs that are still to come
         rows, h = x.reshape(N * T, D), out.reshape(N * T, H)
-        for begin, end in segments(T, _sequence.step_flops(self._sizes, self._gates)):
-            self._kernel(rows, self._memory, h, self._gates, N, begin, end)
+        if N * H > 0:
+            flops = _sequence.step_flops(_sequence.Sizes(N, 1, D, H), self._cell)
+            for begin, end in segments(T, flops):
+                self._kernel(rows, self._weights, self._memory, h, N, begin, end)
         return out
 
-    def _reset(self, **states: Any) -> None:
-        checked = {
-            name: 0 if state is None else check_for_stream(name, state, "(N, H)", self._h_shape, self._dtype)
-            for name, state in states.items()
-        }
-        for name, state in checked.items():
-            self._views[name][...] = state
+    def _reset(self, rows: Any, **states: Any) -> None:
+        mask = check_rows(rows, self._batch)
+        names = tuple(states)
+        checked, _ = check_states(names, tuple(states.values()), self._batch, self._h_shape[1], self._dtype)
+        for (name, values) in zip(self._states, checked, strict=True):
+            whole = np.broadcast_to(0 if values is None else values, self._h_shape)
+            self._states[name][mask] = whole[mask]
 
 
-class RNNStream(_Stream):
+def _reopened(kind: type[Stream], parameters: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> Stream:
+    Wx, Wh, *biases = parameters.values()
+    named = dict(zip(kind._cell.biases, biases, strict=True))
+    return open_stream(kind, PackedWeights(kind._cell, Wx, Wh, named), states, None)
+
+
+def open_stream(
+    kind: type[Stream], packed: PackedWeights, states: dict[str, Any], batch_size: int | None
+) -> Any:
+    """Make a stream on weights that are packed; `states` by name, h and c."""
+    stream = kind.__new__(kind)
+    stream._open(packed, {f"{name}0": state for name, state in states.items()}, batch_size)
+    return stream
+
+
+class RNNStream(Stream):
     """A vanilla RNN that takes steps as they come, with its weights packed once and its state inside.
 
     Parameters
@@ -191,28 +200,30 @@ class RNNStream(_Stream):
 
     __slots__ = ()
 
-    _gates = rnn.GATES
+    _cell = RNN
 
     def __init__(self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, batch_size: int | None = None) -> None:
-        self._open(Wx, Wh, b, batch_size, h0=h0)
+        self._open(PackedWeights(RNN, Wx, Wh, {"b": b}), {"h0": h0}, batch_size)
 
-    def reset(self, h0: Any = None) -> None:
+    def reset(self, h0: Any = None, *, rows: Any = None) -> None:
         """Begin anew.
 
         Parameters
         ----------
         h0 : array_like of shape (N, H), optional
             Hidden state before the next step; zero without it.
+        rows : array_like of booleans of shape (N,), optional
+            Which sequences begin anew; all without it.
 
         Raises
         ------
         TypeError, ValueError
             As for `step`.
         """
-        self._reset(h0=h0)
+        self._reset(rows, h0=h0)
 
 
-class LSTMStream(_Stream):
+class LSTMStream(Stream):
     """An LSTM that takes steps as they come, with its weights packed once and its state inside.
 
     Parameters
@@ -242,7 +253,7 @@ class LSTMStream(_Stream):
     Notes
     -----
     The stream copies the weights: later changes of the arrays do not reach it. What has to be compiled is compiled when
-    it is made, so that no step waits for that. Its dtype is `np.result_type` of weights and states, and inputs are
+    it is made, so that no step waits for that. Its dtype is that of the weights, and states and inputs are
     converted to it, float64 to float32 too. The steps have the same bits as in one call of the function for whole
     sequences, however they are divided among calls.
 
@@ -267,32 +278,100 @@ class LSTMStream(_Stream):
 
     __slots__ = ()
 
-    _gates = lstm.GATES
+    _cell = LSTM
 
     def __init__(
         self, Wx: Any, Wh: Any, b: Any, h0: Any = None, c0: Any = None, *, batch_size: int | None = None
     ) -> None:
-        self._open(Wx, Wh, b, batch_size, h0=h0, c0=c0)
-
-    def _states(self) -> tuple[np.ndarray, ...]:
-        return self.h, self.c
+        self._open(PackedWeights(LSTM, Wx, Wh, {"b": b}), {"h0": h0, "c0": c0}, batch_size)
 
     @property
     def c(self) -> np.ndarray:
         """Cell state of shape (N, H), a copy."""
-        return self._views["c0"].copy()
+        return self._states["c"].copy()
 
-    def reset(self, h0: Any = None, c0: Any = None) -> None:
+    def reset(self, h0: Any = None, c0: Any = None, *, rows: Any = None) -> None:
         """Begin anew.
 
         Parameters
         ----------
         h0, c0 : array_like of shape (N, H), optional
             Hidden state and cell state before the next step; zero without them.
+        rows : array_like of booleans of shape (N,), optional
+            Which sequences begin anew; all without it.
 
         Raises
         ------
         TypeError, ValueError
             As for `step`.
         """
-        self._reset(h0=h0, c0=c0)
+        self._reset(rows, h0=h0, c0=c0)
+
+
+class GRUStream(Stream):
+    """A GRU that takes steps as they come, with its weights packed once and its state inside.
+
+    Parameters
+    ----------
+    Wx : array_like of shape (D, 3H)
+        Weights of the input, gate blocks in the order r, z, n, float32 or float64.
+    Wh : array_like of shape (H, 3H)
+        Weights of the hidden state, same order.
+    b : array_like of shape (3H,)
+        Bias of the input, same order.
+    h0 : array_like of shape (N, H), optional
+        Hidden state before the first step; zero without it.
+    bh : array_like of shape (3H,), optional
+        Bias of the hidden state, same order; zero without it.
+    batch_size : int, optional
+        Sequences N that go side by side; without it as many as `h0` has, or one.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither of float32 or float64 nor of integers.
+    ValueError
+        If a shape does not fit; the message names the argument.
+
+    See Also
+    --------
+    gru_forward : Whole sequences, with the equations.
+
+    Notes
+    -----
+    As for `LSTMStream`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import GRUStream
+    >>> stream = GRUStream(np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
+    >>> stream.step([[1.0]]).round(4)
+    array([[0.2048]])
+    """
+
+    __slots__ = ()
+
+    _cell = GRU
+
+    def __init__(
+        self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, bh: Any = None, batch_size: int | None = None
+    ) -> None:
+        self._open(PackedWeights(GRU, Wx, Wh, {"b": b, "bh": bh}), {"h0": h0}, batch_size)
+
+    def reset(self, h0: Any = None, *, rows: Any = None) -> None:
+        """Begin anew.
+
+        Parameters
+        ----------
+        h0 : array_like of shape (N, H), optional
+            Hidden state before the next step; zero without it.
+        rows : array_like of booleans of shape (N,), optional
+            Which sequences begin anew; all without it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `step`.
+        """
+        self._reset(rows, h0=h0)

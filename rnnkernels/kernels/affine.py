@@ -6,10 +6,10 @@ Results have natural columns. Whole panels of a product go straight to the resul
 a block of scratch rows. Parts of the work do not depend on one another; members of a team take them in turn.
 """
 
-from rnnkernels.kernels.jit import kernel
-from rnnkernels.kernels.layout import copy_row, pack_and_add_rows, transpose_rows, unit_count
+from rnnkernels.kernels.jit import expanded, kernel
+from rnnkernels.kernels.layout import PANELS_AT_ONCE, copy_row, pack_and_add_rows, transpose_rows, unit_count
 from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL, multiply, panel_width
-from rnnkernels.kernels.phases import add_product, panels_together
+from rnnkernels.kernels.phases import panels_together
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 
@@ -61,13 +61,26 @@ def affine_accumulate(x, dout, dw, db, xT, panels, zeros, team, member, begin, e
         while stop > begin:
             rows = min(block, stop - begin)
             first = stop == x.shape[0]
-            transpose_rows(x, stop - 1, rows, inputs, own, 0, unit_count(x, inputs))
+            transpose_rows(x, (stop - 1) * inputs, inputs, rows, inputs, own, 0, own.shape[1], 0, unit_count(x, inputs))
             panel = first_panel
             while panel < end_panel:
                 together = panels_together(panel, end_panel)
-                pack_and_add_rows(dout, stop - 1, rows, columns, 1, panel, together, panels, panel0, db, first)
-                add_product(own, inputs, panels, panel0, rows, dw, panel, together, zeros, first)
+                pack_and_add_rows(dout, (stop - 1) * columns, columns, rows, columns, 1, panel, together,
+                                  panels, panel0, db, 0, first)  # fmt: skip
+                add_block_product(own, inputs, panels, panel0, rows, dw, panel, together, zeros, first)
                 panel += together
             stop -= rows
         part = take_part(team)
     leave_team(team, member)
+
+
+@expanded
+def add_block_product(a, rows, b, b0, depth, total, panel, panels, zeros, first):
+    """Total += A @ B for `rows` rows and some panels of columns in one block; `total` starts from zero if `first`."""
+    stride, width = total.shape[1], panel_width(a)
+    here = panel // PANELS_AT_ONCE * rows * stride + panel % PANELS_AT_ONCE * width
+    if first:
+        multiply(a, 0, a.shape[1], rows, b, b0, depth, panels * VECTORS_PER_PANEL, zeros, 0, 0, total, here, stride, False)
+    else:
+        multiply(a, 0, a.shape[1], rows, b, b0, depth, panels * VECTORS_PER_PANEL,
+                 total, here, stride, total, here, stride, False)  # fmt: skip

@@ -1,7 +1,9 @@
 """What a cell is to the rest of the package: a description, and three kernels."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
+from numba import from_dtype, types
 
 
 class Cell(NamedTuple):
@@ -19,14 +21,16 @@ class Cell(NamedTuple):
     """The state that is kept of each step."""
     tape: tuple[str, ...]
     """What else is kept of each step, a vector of each unit each."""
+    cure_of_pytorch: str
+    """What else to do with a weight of PyTorch, besides taking its transpose."""
     sigmoids: int
     tanhs: int
     """Activations of a unit in a forward step."""
     backward_tanhs: int
     """The same in a backward step."""
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-    stream: Callable[..., None]
+    forward: Any
+    backward: Any
+    stream: Any
     """Kernels: `passes.forward_pass`, `backward_pass` and `stream_pass` with the row functions of the cell."""
 
     @property
@@ -34,8 +38,53 @@ class Cell(NamedTuple):
         """Columns of its weights, in symbols: H, 4H."""
         return f"{len(self.gates)}H" if len(self.gates) > 1 else "H"
 
+    def machine_code(self, direction: str, dtype: np.dtype) -> Any:
+        """Of the kernel "forward", "backward" or "stream" for a dtype, ready to be called from Python.
+
+        Arguments must have the types of the signatures below, though arrays that are only read may be read-only. Nobody
+        looks at them to find out which code they need: that takes 0.2 us of a call, where a step can take 2 us.
+        """
+        key = self.name, direction, dtype
+        code = _machine_code.get(key)
+        if code is None:
+            kernel = getattr(self, direction)
+            signature = SIGNATURES[direction](from_dtype(dtype), len(self.biases))
+            kernel.compile(signature)
+            code = _machine_code[key] = kernel.overloads[signature].entry_point
+        return code
+
+
+def _arrays(element: Any, *axes: int) -> tuple[Any, ...]:
+    return tuple(types.Array(element, count, "C") for count in axes)
+
+
+def _scalars(kinds: str) -> tuple[Any, ...]:
+    return tuple(types.boolean if kind == "?" else types.int64 for kind in kinds)
+
+
+SIGNATURES = {
+    "forward": lambda element, biases: (
+        *_arrays(element, 3, 2, 2, 2, 2),
+        types.UniTuple(types.Array(element, 1, "C"), biases),
+        *_arrays(element, 3, 3, 3, 1),
+        *_arrays(types.int64, 3, 1),
+        *_scalars("i?iiiii?"),
+    ),
+    "backward": lambda element, biases: (
+        *_arrays(element, 3, 2, 2, 2, 3, 3, 3, 2, 2, 3, 2, 2, 2),
+        types.UniTuple(types.Array(element, 1, "C"), biases),
+        *_arrays(element, 1),
+        *_arrays(types.int64, 3, 1),
+        *_scalars("i?iiii??"),
+    ),
+    "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iii")),
+}
+"""Types of the arguments of kernels, for an element type and so many biases."""
 
 cells: dict[str, Cell] = {}
+"""All cells by name."""
+
+_machine_code: dict[tuple[str, str, np.dtype], Any] = {}
 
 
 def register(cell: Cell) -> Cell:

@@ -18,10 +18,9 @@ and their gradients are interleaved in the order r, z, n. The tape keeps r, u, n
 
 from rnnkernels.kernels.activations import sigmoid, tanh
 from rnnkernels.kernels.cell import Cell, register
-from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
-from rnnkernels.kernels.passes import backward_pass, forward_pass, stream_pass
-from rnnkernels.kernels.phases import Weights
+from rnnkernels.kernels.passes import passes_of
 from rnnkernels.kernels.simd import fma, lanes, load, negative, store
 
 GATES = 3
@@ -79,30 +78,17 @@ def gru_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
         store(work, dh_prev + j, fma(dh_t, u, load(work, dh_prev + j)))
 
 
-@kernel
-def gru_sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                         packed, begin, end, chunk, strip, places, by_rows):  # fmt: skip
-    """See `passes.forward_pass`."""
-    forward_pass(gru_cell_forward, GATES, x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                 Weights(Wx, 0, Wh, 0, packed), begin, end, chunk, strip, places, by_rows)  # fmt: skip
+FORWARD, BACKWARD, STREAM = passes_of(
+    "gru",
+    GATES=GATES,
+    BIASES=2,
+    KEPT=KEPT,
+    cell_forward=gru_cell_forward,
+    cell_output=gru_cell_output,
+    cell_backward=gru_cell_backward,
+)
 
-
-@kernel
-def gru_sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work, trace,
-                          team, member, packed, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
-    """See `passes.backward_pass`."""
-    backward_pass(gru_cell_backward, gru_cell_output, GATES, x, h0, tape, track, dh, dlast, dtrack,
-                  dx, dh0, dWx, dWh, dbs, work, trace, team, member,
-                  Weights(Wx, 0, Wh, 0, packed), begin, end, chunk, places, blocked, by_rows)  # fmt: skip
-
-
-@kernel
-def gru_stream_forward(x, weights, memory, h, batch, begin, end):
-    """See `passes.stream_pass`."""
-    stream_pass(gru_cell_forward, GATES, 2, KEPT, x, weights, memory, h, batch, begin, end)
-
-
-register(
+CELL = register(
     Cell(
         name="gru",
         gates=("r", "z", "n"),
@@ -110,11 +96,12 @@ register(
         states=("h",),
         tracked="h",
         tape=("r", "z", "n", "hn"),
+        cure_of_pytorch="",
         sigmoids=2,
         tanhs=1,
         backward_tanhs=0,
-        forward=gru_sequence_forward,
-        backward=gru_sequence_backward,
-        stream=gru_stream_forward,
+        forward=FORWARD,
+        backward=BACKWARD,
+        stream=STREAM,
     )
 )

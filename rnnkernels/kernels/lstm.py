@@ -17,9 +17,8 @@ i, f, o, g. The tape keeps the gates, the track c; h comes back from them by (4)
 
 from rnnkernels.kernels.activations import sigmoid, tanh
 from rnnkernels.kernels.cell import Cell, register
-from rnnkernels.kernels.jit import inlined, kernel
-from rnnkernels.kernels.passes import backward_pass, forward_pass, stream_pass
-from rnnkernels.kernels.phases import Weights
+from rnnkernels.kernels.jit import inlined
+from rnnkernels.kernels.passes import passes_of
 from rnnkernels.kernels.simd import fma, lanes, load, negative, store
 
 GATES = 4
@@ -80,30 +79,17 @@ def lstm_cell_backward(first, end, tape, tape0, track, track_prev, track_next, w
         store(dtrack, dtrack0 + j, dc_f)
 
 
-@kernel
-def lstm_sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                          packed, begin, end, chunk, strip, places, by_rows):  # fmt: skip
-    """See `passes.forward_pass`."""
-    forward_pass(lstm_cell_forward, GATES, x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                 Weights(Wx, 0, Wh, 0, packed), begin, end, chunk, strip, places, by_rows)  # fmt: skip
+FORWARD, BACKWARD, STREAM = passes_of(
+    "lstm",
+    GATES=GATES,
+    BIASES=1,
+    KEPT=GATES,
+    cell_forward=lstm_cell_forward,
+    cell_output=lstm_cell_output,
+    cell_backward=lstm_cell_backward,
+)
 
-
-@kernel
-def lstm_sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work, trace,
-                           team, member, packed, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
-    """See `passes.backward_pass`."""
-    backward_pass(lstm_cell_backward, lstm_cell_output, GATES, x, h0, tape, track, dh, dlast, dtrack,
-                  dx, dh0, dWx, dWh, dbs, work, trace, team, member,
-                  Weights(Wx, 0, Wh, 0, packed), begin, end, chunk, places, blocked, by_rows)  # fmt: skip
-
-
-@kernel
-def lstm_stream_forward(x, weights, memory, h, batch, begin, end):
-    """See `passes.stream_pass`."""
-    stream_pass(lstm_cell_forward, GATES, 1, GATES, x, weights, memory, h, batch, begin, end)
-
-
-register(
+CELL = register(
     Cell(
         name="lstm",
         gates=("i", "f", "o", "g"),
@@ -111,11 +97,12 @@ register(
         states=("h", "c"),
         tracked="c",
         tape=("i", "f", "o", "g"),
+        cure_of_pytorch=", and exchange its last two blocks",
         sigmoids=3,
         tanhs=2,
         backward_tanhs=1,
-        forward=lstm_sequence_forward,
-        backward=lstm_sequence_backward,
-        stream=lstm_stream_forward,
+        forward=FORWARD,
+        backward=BACKWARD,
+        stream=STREAM,
     )
 )

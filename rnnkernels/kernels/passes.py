@@ -1,20 +1,24 @@
 """The only loops over time: forward and backward, for whole sequences, single steps and streams of every cell.
 
-A cell hands in its row functions, and says how many gates it has and whether it wants h @ Wh apart from z (then
-`biases` is 2, and the products start from the second bias). Kernels write a pass out in full, so this costs nothing.
+A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps) and the three row functions of a
+cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one and
+lie apart from z.
 
 Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
 
-    forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next)
+    cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next)
         from z (and product), overwrites h, what the tape keeps of the step, and the tracked state at `track_next`
-    output(first, end, tape, tape0, track, track0, work, h)
+    cell_output(first, end, tape, tape0, track, track0, work, h)
         overwrites h with the hidden state after a step, from what was kept of it
-    backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0, h, dz, dm)
+    cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0, h, dz, dm)
         from dh and dtrack, overwrites dz (and dm), h[t], and dtrack by that of the step before; may add to dh_prev
 
 The *tape* (T, N, U * K * L) keeps K vectors of each unit of each step, the *track* (T + 1, N, U * L) one state before
 the first step and after each. Both have a single step where nothing is to be kept.
 """
+
+from collections import namedtuple
+from types import FunctionType
 
 from rnnkernels.kernels.jit import expanded, kernel, plain
 from rnnkernels.kernels.layout import (
@@ -69,6 +73,19 @@ from rnnkernels.kernels.trace import (
 )
 
 
+GATES = BIASES = KEPT = 0
+cell_forward = cell_output = cell_backward = None
+
+Kept = namedtuple("Kept", "tape tape_width tape_step tape_row track track_step track_row")
+Kept.__doc__ = """Where a chunk keeps what it keeps: step s at `tape_row` + s * `tape_step` and `track_row` + (s + 1) * `track_step`.
+
+Its first sequence there, the others after it, `tape_width` elements apart in the tape.
+"""
+
+Crew = namedtuple("Crew", "team trace member size number")
+Crew.__doc__ = """Who works on a chunk of steps, and the number of the chunk."""
+
+
 @expanded
 def meet_nobody(team, member, size, tick):
     """What a stream has for `wait_for_team`."""
@@ -83,13 +100,11 @@ def take_no_time(trace, member, number, phase, time):
 
 @expanded
 def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows, inputs, hidden, weights, begin, steps, first,
-                  last, strip, by_strips, z_column, tape, tape_width, tape_step, tape_row, track, track_step, track_row,
-                  buffer, team, trace, member, number, size, tick, time):  # fmt: skip
+                  last, strip, by_strips, z_column, kept, buffer, crew, tick, time):  # fmt: skip
     """Steps of a chunk, for the rows of a part and units `first .. last`; returns (tick, time).
 
     Biases are rows of `bias` from `b` on. Inputs are in the part, z too but `by_strips`, where each strip of the units is projected when its turn comes, at
-    `z_column` of z. Step s keeps what it keeps at `tape_row` + s * `tape_step` and `track_row` + (s + 1) *
-    `track_step`, its first sequence there, its others after it.
+    `z_column` of z.
     """
     units = unit_count(work, hidden)
     columns, lane_count = units * lanes(work), lanes(work)
@@ -104,7 +119,7 @@ def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows,
                 row, product_row = z + z_column, product + z_column
                 project(work, x, at.x_stride, rows, inputs, weights, hidden, gates, unit, end_unit, bias, b,
                         row, at.z_stride, buffer)  # fmt: skip
-                time = lap(trace, member, number, PROJECT, time)
+                time = lap(crew.trace, crew.member, crew.number, PROJECT, time)
             descending = (begin + s) % 2 == 1
             if biases > 1:
                 recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
@@ -112,25 +127,24 @@ def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows,
             else:
                 recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
                       work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
-            time = lap(trace, member, number, RECUR, time)
+            time = lap(crew.trace, crew.member, crew.number, RECUR, time)
             row -= strip_column
             product_row -= strip_column
-            tape_here, track_here = tape_row + s * tape_step, track_row + s * track_step
+            tape_here, track_here = kept.tape_row + s * kept.tape_step, kept.track_row + s * kept.track_step
             for n in range(rows):
                 cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
                      h_step + n * at.h_stride, h_step + (rows + n) * at.h_stride,
-                     tape, tape_here, track, track_here, track_here + track_step)  # fmt: skip
-                tape_here += tape_width
+                     kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step)  # fmt: skip
+                tape_here += kept.tape_width
                 track_here += columns
-            time = lap(trace, member, number, CELL, time)
-        tick = meet(team, member, size, tick)
-        time = lap(trace, member, number, WAIT, time)
+            time = lap(crew.trace, crew.member, crew.number, CELL, time)
+        tick = meet(crew.team, crew.member, crew.size, tick)
+        time = lap(crew.trace, crew.member, crew.number, WAIT, time)
     return tick, time
 
 
-@expanded
-def forward_pass(cell, gates, x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                 weights, begin, end, chunk, strip, places, by_rows):  # fmt: skip
+def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
+                     packed, begin, end, chunk, strip, places, by_rows):  # fmt: skip
     """Steps `begin .. end` of sequences, by one member of a team.
 
     Overwrites these steps of `h` (N, T, H), `tape` and `track`; begins with `h0` and `track0` (N, H), or in the middle
@@ -139,17 +153,18 @@ def forward_pass(cell, gates, x, h0, track0, Wx, Wh, biases, h, tape, track, wor
     strip of each member. Of at most `places` members each takes a part of the batch if `by_rows`, and they do not
     meet; or else they divide the hidden units, and meet after each step.
     """
+    weights = Weights(Wx, 0, Wh, 0, packed)
     batch, length, hidden = h.shape
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns, inputs = units * lane_count, x.shape[2]
     parts = places if by_rows else 1
-    z_columns = (columns if chunk > 1 else (1 if by_rows else places) * strip * lane_count) * gates
+    z_columns = (columns if chunk > 1 else (1 if by_rows else places) * strip * lane_count) * GATES
     most_rows = (batch + parts - 1) // parts
-    at = forward_regions(most_rows, chunk, inputs, hidden, gates, len(biases), z_columns, lane_count)
+    at = forward_regions(most_rows, chunk, inputs, hidden, GATES, BIASES, z_columns, lane_count)
     kept = track.shape[0] > 1
     if member == 0:
-        for k in range(len(biases)):
-            interleave_row(biases[k], gates, work, at.b + k * at.b_columns, at.b_columns // lane_count)
+        for k in range(BIASES):
+            interleave_row(biases[k], GATES, work, at.b + k * at.b_columns, at.b_columns // lane_count)
         if begin == 0:
             for n in range(batch):
                 copy_row_padded(track0, n * hidden, track, n * columns, hidden)
@@ -192,16 +207,19 @@ def forward_pass(cell, gates, x, h0, track0, Wx, Wh, biases, h, tape, track, wor
                     return
                 size, members, last, width = 1, 1, units, hidden
             if chunk > 1:
-                project(work, here + at.x, at.x_stride, steps * rows, inputs, weights, hidden, gates, first, last,
-                        work, at.b, here + at.z + column * gates, at.z_stride, buffer)  # fmt: skip
+                project(work, here + at.x, at.x_stride, steps * rows, inputs, weights, hidden, GATES, first, last,
+                        work, at.b, here + at.z + column * GATES, at.z_stride, buffer)  # fmt: skip
                 time = lap(trace, member, number, PROJECT, time)
-            slot = start * batch if kept else 0
+            slot, tape_step, track_step = 0, 0, 0
+            if kept:
+                slot, tape_step, track_step = start * batch, batch * tape.shape[2], batch * columns
+            keeping = Kept(tape, tape.shape[2], tape_step, (slot + first_row) * tape.shape[2],
+                           track, track_step, (slot + first_row) * columns)  # fmt: skip
+            crew = Crew(team, trace, member, members, number)
             tick, time = forward_steps(
-                cell, wait_for_team, lap, gates, len(biases), work, at.b, work, at, here, rows, inputs, hidden, weights,
-                start, steps, first, last, strip, chunk == 1, me * strip * lane_count * gates,
-                tape, tape.shape[2], batch * tape.shape[2] if kept else 0, (slot + first_row) * tape.shape[2],
-                track, batch * columns if kept else 0, (slot + first_row) * columns,
-                buffer, team, trace, member, number, members, tick, time)  # fmt: skip
+                cell_forward, wait_for_team, lap, GATES, BIASES, work, at.b, work, at, here, rows, inputs, hidden, weights,
+                start, steps, first, last, strip, chunk == 1, me * strip * lane_count * GATES, keeping, buffer, crew,
+                tick, time)  # fmt: skip
             scatter_rows(work, here + at.h + rows * at.h_stride, at.h_stride, rows * at.h_stride,
                          h, length, hidden, start, first_row, rows, 0, steps * rows, column, width)  # fmt: skip
             for n in range(rows):
@@ -214,22 +232,20 @@ def forward_pass(cell, gates, x, h0, track0, Wx, Wh, biases, h, tape, track, wor
     leave_team(team, member)
 
 
-@expanded
-def backward_pass(cell, output, gates, x, h0, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs,
-                  work, trace, team, member, weights, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
+def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work, trace,
+                      team, member, packed, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
     """Steps `end - 1 .. begin` of sequences, by one member of a team.
 
     Overwrites these steps of `dx` (N, T, D), takes `dtrack` (N, U * L) from the last step to before the first, and sums
     the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient of the
     last step is the sum of its part of `dh` (N, T, H) and of `dlast` (N, H), either of which may be empty.
     """
+    weights = Weights(Wx, 0, Wh, 0, packed)
     batch, length, inputs = dx.shape
     hidden = h0.shape[1]
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns = units * lane_count
-    biases = len(dbs)
-    apart = biases > 1
-    at = backward_regions(batch, chunk, inputs, hidden, gates, biases, blocked, lane_count)
+    at = backward_regions(batch, chunk, inputs, hidden, GATES, BIASES, blocked, lane_count)
     if member == 0 and end == length:
         fill_row(work, at.zeros, at.dWx - at.zeros, 0.0)
         for n in range(batch):
@@ -267,7 +283,7 @@ def backward_pass(cell, output, gates, x, h0, tape, track, dh, dlast, dtrack, dx
                 copy_row_padded(h0, n * hidden + column, work, row + column, width)
             else:
                 slot = (start - 1) * batch + n
-                output(first, last, tape, slot * tape.shape[2], track, (slot + batch) * columns, work, row)
+                cell_output(first, last, tape, slot * tape.shape[2], track, (slot + batch) * columns, work, row)
         time = lap(trace, member, number, GATHER, time)
         for s in range(steps - 1, -1, -1):
             slot = (start + s) * batch
@@ -275,19 +291,19 @@ def backward_pass(cell, output, gates, x, h0, tape, track, dh, dlast, dtrack, dx
             for n in range(first_row, end_row):
                 # h of the last step is no step's previous state; it goes to the spare rows at the end.
                 dz_row = dz_step + n * at.dz_stride
-                cell(first, last, tape, (slot + n) * tape.shape[2],
+                cell_backward(first, last, tape, (slot + n) * tape.shape[2],
                      track, (slot + n) * columns, (slot + batch + n) * columns,
                      work, dh_step + (batch + n) * at.h_stride, dh_step + n * at.h_stride, dtrack, n * columns,
                      at.h + ((s + 1) * batch + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
                 if last == units:
-                    clear_padding(work, at.dz + dz_row, hidden, gates)
-                    if apart:
-                        clear_padding(work, at.dm + dz_row, hidden, gates)
+                    clear_padding(work, at.dz + dz_row, hidden, GATES)
+                    if BIASES > 1:
+                        clear_padding(work, at.dm + dz_row, hidden, GATES)
             time = lap(trace, member, number, CELL, time)
             # Others need these columns of dm, where units are divided.
             tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(trace, member, number, WAIT, time)
-            recur_backward(work, at, weights, hidden, gates, at.dm + dz_step + first_row * at.dz_stride,
+            recur_backward(work, at, weights, hidden, GATES, at.dm + dz_step + first_row * at.dz_stride,
                            dh_step + first_row * at.h_stride, rows, first, last, (start + s) % 2 == 1, buffer)  # fmt: skip
             time = lap(trace, member, number, RECUR, time)
         if by_rows:  # the rows of x, h and dz of all members are there
@@ -297,7 +313,7 @@ def backward_pass(cell, output, gates, x, h0, tape, track, dh, dlast, dtrack, dx
         time = lap(trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)  # the transposes are there
         time = lap(trace, member, number, WAIT, time)
-        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, gates, apart, blocked,
+        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, GATES, BIASES > 1, blocked,
                    stop == length, member, size)  # fmt: skip
         time = lap(trace, member, number, ACCUMULATE, time)
         consider_breaking_up(team, member, size, tick)
@@ -312,12 +328,12 @@ def backward_pass(cell, output, gates, x, h0, tape, track, dh, dlast, dtrack, dx
     if begin == 0:
         if blocked:
             first_in, end_in = share(inputs, member, size)
-            unpack_rows(work, at.dWx, gates, dWx, inputs, hidden, first_in, end_in)
+            unpack_rows(work, at.dWx, GATES, dWx, inputs, hidden, first_in, end_in)
             first_in, end_in = share(hidden, member, size)
-            unpack_rows(work, at.dWh, gates, dWh, hidden, hidden, first_in, end_in)
+            unpack_rows(work, at.dWh, GATES, dWh, hidden, hidden, first_in, end_in)
         if member == 0:
-            for k in range(biases):
-                for gate in range(gates):
+            for k in range(BIASES):
+                for gate in range(GATES):
                     copy_row(work, at.db + k * at.b_columns + gate * columns, dbs[k], gate * hidden, hidden)
         for n in range(batch):
             if n % size == member:
@@ -347,8 +363,7 @@ def packed_regions(inputs, hidden, gates, biases, lane_count):
     return inputs * columns, (inputs + hidden) * columns, (inputs + hidden + biases) * columns
 
 
-@expanded
-def stream_pass(cell, gates, biases, kept, x, weights, memory, h, batch, begin, end):
+def stream_forward(x, weights, memory, h, batch, begin, end):
     """Steps `begin .. end` of `x` (N * T, D) on packed weights; overwrites these of `h` (N * T, H), and the states.
 
     All that a stream owns lies in one array, since each argument of a call costs time.
@@ -356,18 +371,19 @@ def stream_pass(cell, gates, biases, kept, x, weights, memory, h, batch, begin, 
     if batch > 0:
         length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
         lane_count, units = lanes(x), unit_count(x, hidden)
-        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, gates, biases, kept, lane_count)
-        Wh, b, _ = packed_regions(inputs, hidden, gates, biases, lane_count)
+        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, GATES, BIASES, KEPT, lane_count)
+        Wh, b, _ = packed_regions(inputs, hidden, GATES, BIASES, lane_count)
         matrices = Weights(weights, 0, weights, Wh, True)
+        keeping, nobody = Kept(memory, 0, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0)
         for start in range(begin, end, chunk):
             steps = min(chunk, end - start)
             gather_rows(x, length, inputs, start, 0, batch, 0, steps * batch, memory, base + at.x, at.x_stride,
                         batch * at.x_stride, 0, inputs)  # fmt: skip
-            project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, gates, 0, units,
+            project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, GATES, 0, units,
                     weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
-            forward_steps(cell, meet_nobody, take_no_time, gates, biases, weights, b, memory, at, base, batch, inputs,
-                          hidden, matrices, start, steps, 0, units, units, False, 0, memory, 0, 0, tape,
-                          memory, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0)  # fmt: skip
+            forward_steps(cell_forward, meet_nobody, take_no_time, GATES, BIASES, weights, b, memory, at, base, batch, inputs,
+                          hidden, matrices, start, steps, 0, units, units, False, 0, keeping, 0, nobody,
+                          0, 0)  # fmt: skip
             scatter_rows(memory, base + at.h + batch * at.h_stride, at.h_stride, batch * at.h_stride,
                          h, length, hidden, start, 0, batch, 0, steps * batch, 0, hidden)  # fmt: skip
             for n in range(batch):
@@ -380,3 +396,18 @@ def interleave_biases(biases, gates, target, offset, vectors):
     """Natural biases as interleaved rows of so many vectors, one after the other; overwrites them in `target`."""
     for k in range(len(biases)):
         interleave_row(biases[k], gates, target, offset + k * vectors * lanes(target), vectors)
+
+
+def passes_of(name, **parts):
+    """The kernels of a cell: forward and backward over sequences, and forward for streams.
+
+    `parts` are what stands for GATES, BIASES, KEPT, cell_forward, cell_output and cell_backward. A kernel has them as
+    its global names, which are constants to the compiler.
+    """
+
+    def instantiate(function):
+        own = FunctionType(function.__code__, {**globals(), **parts}, f"{name}_{function.__name__}")
+        own.__qualname__, own.__module__, own.__doc__ = own.__name__, __name__, function.__doc__
+        return kernel(own)
+
+    return instantiate(sequence_forward), instantiate(sequence_backward), instantiate(stream_forward)

@@ -12,10 +12,9 @@ where dy is the gradient that arrives from outside. The track keeps h; the tape 
 
 from rnnkernels.kernels.activations import tanh
 from rnnkernels.kernels.cell import Cell, register
-from rnnkernels.kernels.jit import inlined, kernel
+from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
-from rnnkernels.kernels.passes import backward_pass, forward_pass, stream_pass
-from rnnkernels.kernels.phases import Weights
+from rnnkernels.kernels.passes import passes_of
 from rnnkernels.kernels.simd import fma, lanes, load, negative, store
 
 GATES = 1
@@ -46,30 +45,17 @@ def rnn_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
         store(work, dz + j, load(work, dh + j) * fma(negative(value), value, 1.0))
 
 
-@kernel
-def rnn_sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                         packed, begin, end, chunk, strip, places, by_rows):  # fmt: skip
-    """See `passes.forward_pass`."""
-    forward_pass(rnn_cell_forward, GATES, x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                 Weights(Wx, 0, Wh, 0, packed), begin, end, chunk, strip, places, by_rows)  # fmt: skip
+FORWARD, BACKWARD, STREAM = passes_of(
+    "rnn",
+    GATES=GATES,
+    BIASES=1,
+    KEPT=0,
+    cell_forward=rnn_cell_forward,
+    cell_output=rnn_cell_output,
+    cell_backward=rnn_cell_backward,
+)
 
-
-@kernel
-def rnn_sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work, trace,
-                          team, member, packed, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
-    """See `passes.backward_pass`."""
-    backward_pass(rnn_cell_backward, rnn_cell_output, GATES, x, h0, tape, track, dh, dlast, dtrack,
-                  dx, dh0, dWx, dWh, dbs, work, trace, team, member,
-                  Weights(Wx, 0, Wh, 0, packed), begin, end, chunk, places, blocked, by_rows)  # fmt: skip
-
-
-@kernel
-def rnn_stream_forward(x, weights, memory, h, batch, begin, end):
-    """See `passes.stream_pass`."""
-    stream_pass(rnn_cell_forward, GATES, 1, 0, x, weights, memory, h, batch, begin, end)
-
-
-register(
+CELL = register(
     Cell(
         name="rnn",
         gates=("h",),
@@ -77,11 +63,12 @@ register(
         states=("h",),
         tracked="h",
         tape=(),
+        cure_of_pytorch="",
         sigmoids=0,
         tanhs=1,
         backward_tanhs=0,
-        forward=rnn_sequence_forward,
-        backward=rnn_sequence_backward,
-        stream=rnn_stream_forward,
+        forward=FORWARD,
+        backward=BACKWARD,
+        stream=STREAM,
     )
 )

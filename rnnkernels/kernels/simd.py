@@ -10,6 +10,7 @@ Offsets count elements. Nothing is checked: an address outside its array is the 
 import operator
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -46,6 +47,10 @@ if VECTOR_BYTES_FORCED:  # tests of the code generated for other hosts; LLVM spl
 def lanes_of(dtype):
     """Elements of a vector of a NumPy dtype."""
     return VECTOR_BYTES // dtype.itemsize
+
+
+LANES = {np.dtype(np.float32): VECTOR_BYTES // 4, np.dtype(np.float64): VECTOR_BYTES // 8}
+"""Elements of a vector."""
 
 
 class Vector(types.Type):

@@ -1,0 +1,93 @@
+"""What backward passes of recurrent cells need: fields, and their gates and states by name."""
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from rnnkernels import _sequence
+from rnnkernels.kernels.cell import Cell
+
+CacheT = TypeVar("CacheT", bound="RecurrentCache")
+
+
+class _Fields(NamedTuple):
+    x: np.ndarray
+    h0: np.ndarray
+    Wx: np.ndarray
+    Wh: np.ndarray
+    tape: np.ndarray
+    track: np.ndarray
+
+
+class RecurrentCache(_Fields):
+    """What the backward pass of a cell needs; treat it as read-only.
+
+    Attributes
+    ----------
+    x : ndarray of shape (N, T, D)
+        Inputs: the caller's array, not a copy, unless its dtype or layout had to change.
+    h0 : ndarray of shape (N, H)
+        Hidden state before the first step, likewise.
+    Wx, Wh : ndarray of shape (D, G * H) and (H, G * H)
+        Weights, likewise.
+    tape : ndarray of shape (T, N, K * U)
+        What is kept of each step, time-major, in the order of the kernels. U is H rounded up to whole vectors.
+    track : ndarray of shape (T + 1, N, U)
+        The state that is kept, before the first step and after each.
+    """
+
+    cell: Cell
+    """Of which it is."""
+    shapes: tuple[tuple[int, ...], ...] | None = None
+    """Of x and the states of a step as they were given, where they were broadcast."""
+
+    def _kept(self, name: str) -> np.ndarray:
+        """What the tape has under a name, (N, T, H), a copy."""
+        kept = _sequence.natural(self.tape, self.h0.shape[1], len(self.cell.tape))
+        return np.moveaxis(kept[:, :, self.cell.tape.index(name)], 0, 1).copy()
+
+    def _tracked(self) -> np.ndarray:
+        """The tracked state after each step, (N, T, H), a copy."""
+        return np.moveaxis(self.track[1:, :, : self.h0.shape[1]], 0, 1).copy()
+
+    def in_dtype(self: CacheT, dtype: np.dtype) -> CacheT:
+        """The same in another dtype."""
+        if self.x.dtype == dtype:
+            return self
+        cache = _restore(type(self), *(a.astype(dtype) for a in self[:4]), *self._natural(), dtype)
+        cache.shapes = self.shapes
+        return cache
+
+    def _natural(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tape and track in the natural order of columns."""
+        hidden, kept = self.h0.shape[1], len(self.cell.tape)
+        tape = _sequence.natural(self.tape, hidden, kept) if kept else np.zeros((*self.tape.shape[:2], 0, hidden))
+        return tape, _sequence.natural(self.track, hidden, 1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle in natural order: that of the kernels differs from processor to processor."""
+        return _restore, (type(self), *self[:4], *self._natural(), self.x.dtype), {"shapes": self.shapes}
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={a.shape}" for name, a in self._asdict().items())
+        return f"{type(self).__name__}({fields}, dtype={self.x.dtype}, {sum(a.nbytes for a in self):,} bytes)"
+
+
+def _restore(
+    kind: type[CacheT],
+    x: np.ndarray,
+    h0: np.ndarray,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    tape: np.ndarray,
+    track: np.ndarray,
+    dtype: np.dtype,
+) -> CacheT:
+    tape, track = (_sequence.interleaved(natural, dtype) for natural in (tape, track))
+    return kind(x, h0, Wx, Wh, tape, track)

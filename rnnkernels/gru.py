@@ -1,0 +1,306 @@
+"""The GRU: over whole sequences, and step by step."""
+
+from typing import Any
+
+import numpy as np
+
+from rnnkernels import _recurrent
+from rnnkernels._caches import RecurrentCache
+from rnnkernels._recorder import profiled
+from rnnkernels._results import ForwardResult, GRUState, SequenceGradients, StepGradients
+from rnnkernels.kernels.gru import CELL
+
+
+class GRUCache(RecurrentCache):
+    """What the backward pass of a GRU needs; see `RecurrentCache` for its fields."""
+
+    cell = CELL
+
+    @property
+    def r(self) -> np.ndarray:
+        """Reset gate of shape (N, T, H), a copy."""
+        return self._kept("r")
+
+    @property
+    def z(self) -> np.ndarray:
+        """Update gate of shape (N, T, H), a copy."""
+        return self._kept("z")
+
+    @property
+    def n(self) -> np.ndarray:
+        """Candidate hidden state of shape (N, T, H), a copy."""
+        return self._kept("n")
+    @property
+    def h(self) -> np.ndarray:
+        """Hidden states of shape (N, T, H), a copy."""
+        return self._tracked()
+
+
+FAMILY = _recurrent.Family(CELL, GRUCache, GRUState)
+
+
+@profiled
+def gru_forward(
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    keep_cache: bool = True,
+    num_threads: int | None = None,
+) -> ForwardResult[GRUCache | None, GRUState]:
+    """Run a GRU over whole sequences.
+
+    Parameters
+    ----------
+    x : array_like of shape (N, T, D)
+        Input sequences, float32 or float64.
+    h0 : array_like that broadcasts to (N, H), or None
+        Hidden state before the first step; None is zero. It is converted to the dtype of the others.
+    Wx : array_like of shape (D, 3H)
+        Weights of the input, gate blocks in the order r, z, n.
+    Wh : array_like of shape (H, 3H)
+        Weights of the hidden state, same order.
+    b : array_like of shape (3H,)
+        Bias of the input, same order.
+    bh : array_like of shape (3H,), optional
+        Bias of the hidden state, same order; zero without it.
+    keep_cache : bool, default True
+        Whether to keep what `gru_backward` needs. Without it, memory beyond `h` does not grow with T.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
+
+    Returns
+    -------
+    h : ndarray of shape (N, T, H)
+        Hidden states after each step, in the common dtype of `x` and the weights.
+    cache : GRUCache or None
+        For `gru_backward`; None if `keep_cache` is false.
+
+    The result has `state`, the `GRUState` after the last step, too.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither of float32 or float64 nor of integers.
+    ValueError
+        If a shape does not fit; the message names the argument.
+
+    See Also
+    --------
+    gru_backward : Gradients.
+    rnnkernels.reference.gru_forward : The same in plain NumPy.
+
+    Notes
+    -----
+    For each step t, with h[-1] = h0::
+
+        r, z = sigmoid(b + x[t] @ Wx + bh + h[t-1] @ Wh), the blocks r and z
+        n    = tanh(b_n + x[t] @ Wx_n + r * (bh_n + h[t-1] @ Wh_n))
+        h[t] = (1 - z) * n + z * h[t-1]
+
+    This is the GRU of cuDNN, PyTorch and Keras, in which r acts after the product. The bits of h depend neither on the
+    other sequences nor on how the steps are divided among calls.
+
+    References
+    ----------
+    .. [1] K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine
+       Translation", EMNLP 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import gru_forward
+    >>> h, cache = gru_forward(np.ones((1, 2, 1)), None, np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
+    >>> h.round(4)
+    array([[[0.2048],
+            [0.3635]]])
+    """
+    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, {"b": b, "bh": bh}, keep_cache, num_threads)
+
+
+@profiled
+def gru_backward(
+    dh: Any, cache: GRUCache | None, *, dstate: Any = None, num_threads: int | None = None
+) -> SequenceGradients:
+    """Propagate gradients back through a GRU over whole sequences.
+
+    Parameters
+    ----------
+    dh : array_like of shape (N, T, H), or None
+        Gradient of the loss with respect to the hidden states; None is zero.
+    cache : GRUCache
+        From `gru_forward`. It is not changed and can be used again.
+    dstate : GRUState or array_like that broadcasts to (N, H), optional
+        Gradient of the loss with respect to the state after the last step, other than through `dh`.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
+
+    Returns
+    -------
+    dx : ndarray of shape (N, T, D)
+    dh0 : ndarray of shape (N, H)
+    dWx : ndarray of shape (D, 3H)
+    dWh : ndarray of shape (H, 3H)
+    db : ndarray of shape (3H,)
+        Gradients of the arguments of `gru_forward`, in the wider of the dtypes of `dh` and `cache`.
+
+    The result has `dbh`, the gradient of `bh`, too; without one, that of a bias of zeros.
+
+    Raises
+    ------
+    TypeError
+        If `dh` is not numeric as for `gru_forward`, or `cache` is not a cache of it.
+    ValueError
+        If `dh` is not of the shape of the hidden states.
+
+    See Also
+    --------
+    rnnkernels.reference.gru_backward : The same in plain NumPy.
+
+    Notes
+    -----
+    From the last step to the first, with m_n = bh_n + h[t-1] @ Wh_n, and dz and dm the gradients of the products with x
+    and with h::
+
+        dz_n    = dh[t] * (1 - z) * (1 - n**2)
+        dz_z    = dh[t] * (h[t-1] - n) * z * (1 - z)
+        dz_r    = dz_n * m_n * r * (1 - r)
+        dm      = dz_r, dz_z, dz_n * r
+        dh[t-1] = dh[t-1] + dh[t] * z + dm @ Wh.T
+
+        dx = dz @ Wx.T,   dWx = sum x[t].T @ dz[t],   dWh = sum h[t-1].T @ dm[t],   db = sum dz[t],   dbh = sum dm[t]
+
+    References
+    ----------
+    .. [1] P. J. Werbos, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE
+       78(10), 1990.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import gru_backward, gru_forward
+    >>> h, cache = gru_forward(np.ones((1, 2, 1)), None, np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
+    >>> gradients = gru_backward(np.ones_like(h), cache)
+    >>> gradients.db.round(4), gradients.dbh.round(4)
+    """
+    return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
+
+
+@profiled
+def gru_step_forward(
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    keep_cache: bool = True,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, GRUCache | None]:
+    """Advance a GRU by one step.
+
+    Parameters
+    ----------
+    x : array_like of shape (N, D)
+        Input of the step, float32 or float64. Inputs and states broadcast over the batch, as in NumPy; vectors and
+        numbers alone give vectors.
+    prev_h : array_like of shape (N, H)
+        Hidden state before the step.
+    Wx : array_like of shape (D, 3H)
+        Weights of the input, gate blocks in the order r, z, n.
+    Wh : array_like of shape (H, 3H)
+        Weights of the hidden state, same order.
+    b : array_like of shape (3H,)
+        Bias of the input, same order.
+    bh : array_like of shape (3H,), optional
+        Bias of the hidden state, same order; zero without it.
+    keep_cache : bool, default True
+        Whether to keep what `gru_step_backward` needs.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
+
+    Returns
+    -------
+    next_h : ndarray of shape (N, H)
+        Hidden state after the step, the same bits as those of `gru_forward`.
+    cache : GRUCache or None
+        For `gru_step_backward`; None if `keep_cache` is false.
+
+    Raises
+    ------
+    TypeError
+        If an argument is neither of float32 or float64 nor of integers.
+    ValueError
+        If a shape does not fit; the message names the argument.
+
+    See Also
+    --------
+    gru_forward : Many steps in one call, and much faster than as many calls.
+
+    References
+    ----------
+    .. [1] K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine
+       Translation", EMNLP 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import gru_step_forward
+    >>> next_h, cache = gru_step_forward([[1.0]], [[0.0]], np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
+    >>> next_h.round(4)
+    array([[0.2048]])
+    """
+    biases = {"b": b, "bh": bh}
+    next_h, cache = _recurrent.step_forward(FAMILY, x, (prev_h,), Wx, Wh, biases, keep_cache, num_threads)
+    return next_h, cache
+
+
+@profiled
+def gru_step_backward(dnext_h: Any, cache: GRUCache | None, *, num_threads: int | None = None) -> StepGradients:
+    """Propagate a gradient back through one step of a GRU.
+
+    Parameters
+    ----------
+    dnext_h : array_like of shape (N, H)
+        Gradient of the loss with respect to the hidden state after the step.
+    cache : GRUCache
+        From `gru_step_forward`. It is not changed and can be used again.
+    num_threads : int, optional
+        Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
+
+    Returns
+    -------
+    dx : ndarray of shape (N, D)
+    dprev_h : ndarray of shape (N, H)
+    dWx : ndarray of shape (D, 3H)
+    dWh : ndarray of shape (H, 3H)
+    db : ndarray of shape (3H,)
+        Gradients of the arguments of `gru_step_forward`.
+
+    The result has `dbh`, the gradient of `bh`, too; without one, that of a bias of zeros.
+
+    Raises
+    ------
+    TypeError
+        If `dnext_h` is not numeric as for `gru_step_forward`, or `cache` is not a cache of it.
+    ValueError
+        If `dnext_h` is not of the shape of the hidden state, or `cache` is that of a sequence.
+
+    See Also
+    --------
+    gru_backward : The same for whole sequences, with the equations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnnkernels import gru_step_backward, gru_step_forward
+    >>> next_h, cache = gru_step_forward([[1.0]], [[0.0]], np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
+    >>> gradients = gru_step_backward([[1.0]], cache)
+    >>> gradients.dprev_h.round(4)
+    """
+    gradients = _recurrent.step_backward(FAMILY, ("dnext_h",), (dnext_h,), cache, num_threads)
+    return _recurrent.step_gradients(*gradients)
