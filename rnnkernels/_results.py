@@ -1,9 +1,10 @@
 """What the recurrent functions return: tuples that unpack as the contract says, with more to tell as attributes.
 
-They are made once per call, of small calls too, so making one costs a fraction of a microsecond.
+Small calls make them too, so making one is cheap: the classes have no ``__new__`` of their own.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -60,88 +61,68 @@ class GRUState(NamedTuple):
 
 
 class ForwardResult(tuple[np.ndarray, CacheT], Generic[CacheT, StateT]):
-    """Result of a forward pass; unpacks to `h` and `cache`.
+    """Result of a forward pass: a pair, with the state after the last step as an attribute.
 
-    Parameters
+    Whoever makes one sets either `state` or `make_state`, a function without arguments that is called when the state is
+    first asked for.
+
+    Attributes
     ----------
     h : ndarray of shape (N, T, H)
         Hidden state after every step.
     cache : object
         For the backward pass.
-    state : state, or function without arguments that makes it
-        State after the last step. A function is called when the state is first asked for.
+    state : RNNState, LSTMState or GRUState
+        State after the last step: arrays of their own, which may be changed.
+
+    Examples
+    --------
+    >>> result = ForwardResult((np.zeros((2, 3, 4)), None))
+    >>> result.make_state = lambda: RNNState(np.zeros((2, 4)))
+    >>> h, cache = result
+    >>> result
+    ForwardResult(h=float64 (2, 3, 4), cache=None, state=RNNState(h=float64 (2, 4)))
     """
 
-    _state: StateT | Callable[[], StateT]
+    make_state: Callable[[], StateT]
 
-    def __new__(
-        cls, h: np.ndarray, cache: CacheT, state: StateT | Callable[[], StateT]
-    ) -> "ForwardResult[CacheT, StateT]":
-        self = tuple.__new__(cls, (h, cache))
-        self._state = state
-        return self
+    h = property(itemgetter(0))
+    cache = property(itemgetter(1))
 
-    @property
-    def h(self) -> np.ndarray:
-        """Hidden state after every step."""
-        return self[0]
-
-    @property
-    def cache(self) -> CacheT:
-        """What the backward pass needs."""
-        return self[1]
-
-    @property
+    @cached_property
     def state(self) -> StateT:
-        """State after the last step: arrays of their own, which may be changed."""
-        if callable(self._state):
-            self._state = self._state()
-        return self._state
+        return self.make_state()
 
     def __repr__(self) -> str:
         return _describe(self, {"h": self.h, "cache": self.cache, "state": self.state})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.h, self.cache, self.state)
+        return type(self), (tuple(self),), {"state": self.state}
 
 
 class _Gradients(tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
-    """Five gradients as a tuple, and those of optional arguments as plain attributes."""
+    """Five gradients; those of optional arguments are plain attributes, set by whoever makes it."""
 
     _names: tuple[str, ...]
     dc0: np.ndarray
     dbh: np.ndarray
 
-    dx = property(itemgetter(0), doc="Gradient of the input.")
-    dWx = property(itemgetter(2), doc="Gradient of the input's weights.")
-    dWh = property(itemgetter(3), doc="Gradient of the hidden state's weights.")
-    db = property(itemgetter(4), doc="Gradient of the bias.")
-
-    def __new__(
-        cls,
-        dx: np.ndarray,
-        dh: np.ndarray,
-        dWx: np.ndarray,
-        dWh: np.ndarray,
-        db: np.ndarray,
-        **others: np.ndarray,
-    ) -> Any:
-        self = tuple.__new__(cls, (dx, dh, dWx, dWh, db))
-        self.__dict__ = others
-        return self
+    dx = property(itemgetter(0))
+    dWx = property(itemgetter(2))
+    dWh = property(itemgetter(3))
+    db = property(itemgetter(4))
 
     def __repr__(self) -> str:
-        return _describe(self, {**dict(zip(self._names, self, strict=True)), **self.__dict__})
-
-    def __getnewargs__(self) -> tuple[np.ndarray, ...]:
-        return tuple(self)
+        return _describe(self, {**dict(zip(self._names, self, strict=True)), **vars(self)})
 
 
 class SequenceGradients(_Gradients):
-    """Result of a backward pass over sequences; unpacks to `dx`, `dh0`, `dWx`, `dWh` and `db`.
+    """Result of a backward pass over sequences: five gradients as a tuple, and further ones as attributes.
 
     Attributes
     ----------
+    dx, dh0, dWx, dWh, db : ndarray
+        The five.
     dc0 : ndarray
         Gradient of the first cell state; of an LSTM.
     dbh : ndarray of shape (3H,)
@@ -149,20 +130,22 @@ class SequenceGradients(_Gradients):
     """
 
     _names = ("dx", "dh0", "dWx", "dWh", "db")
-    dh0 = property(itemgetter(1), doc="Gradient of the hidden state before the first step.")
+    dh0 = property(itemgetter(1))
 
 
 class StepGradients(_Gradients):
-    """Result of a backward pass over one step; unpacks to `dx`, `dprev_h`, `dWx`, `dWh` and `db`.
+    """Result of a backward pass over one step: five gradients as a tuple, and further ones as attributes.
 
     Attributes
     ----------
+    dx, dprev_h, dWx, dWh, db : ndarray
+        The five.
     dbh : ndarray of shape (3H,)
         Gradient of the second bias; of a GRU.
     """
 
     _names = ("dx", "dprev_h", "dWx", "dWh", "db")
-    dprev_h = property(itemgetter(1), doc="Gradient of the hidden state before the step.")
+    dprev_h = property(itemgetter(1))
 
 
 def _describe(result: object, fields: dict[str, Any]) -> str:

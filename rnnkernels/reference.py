@@ -8,10 +8,11 @@ Sizes: N sequences, T steps, D inputs, H hidden units, V words, M outputs. Along
 blocks of H columns, one for each gate: i, f, o, g of the LSTM, and r, z, n of the GRU, in this order. ``*`` is the
 element-wise product, ``@`` the matrix product, and ``d`` before a name the gradient of the loss with respect to it.
 
-States and the inputs of single steps broadcast as in NumPy. The state before the first step is (N, H), (1, H), (H,) or a
-number, or None for zero; the input of a step is (N, D), (1, D) or (D,), and its states as above, but not None. Where all
-are vectors or numbers, a step returns vectors. Lists do for inputs and states; a number has the dtype of the weights.
-Each gradient has the shape of what was given: it is summed over the rows that shared it. That of None is (N, H).
+States and the inputs of single steps broadcast as in NumPy. The state before the first step is (N, H), (1, H), (H,) or
+a number, or None for zero; the input of a step is (N, D), (1, D) or (D,), and its states as above, but not None. Where
+all are vectors or numbers, a step returns vectors. Lists do for inputs and states; a number has the dtype of the
+weights. Each gradient has the shape of what was given: it is summed over the rows that shared it. That of None is
+(N, H).
 """
 
 from collections.abc import Callable
@@ -154,16 +155,18 @@ def rnn_forward(
 
         h[t] = tanh(x[t] @ Wx + h[t-1] @ Wh + b)    (5)
     """
-    x = np.asarray(x)
+    if not (type(x) is type(h0) is np.ndarray):
+        x, h0 = _sequence(x, h0, Wh)
     N, T, _ = x.shape
     H = Wh.shape[0]
-    h0 = _first(h0, x, Wh)
     zx = _project(x, Wx, b)  # (N, T, H)
     states = np.empty((N, T + 1, H), dtype=np.result_type(zx, h0, Wh))  # h0 and h, in one array
     states[:, 0] = h0
     for t in range(T):
         states[:, t + 1] = np.tanh(zx[:, t] + np.dot(states[:, t], Wh))  # (5)
-    return ForwardResult(states[:, 1:].copy(), (x, h0, Wx, Wh, states), lambda: RNNState(states[:, -1].copy()))
+    result: ForwardResult[Cache, RNNState] = ForwardResult((states[:, 1:].copy(), (x, h0, Wx, Wh, states)))
+    result.make_state = lambda: RNNState(states[:, -1].copy())
+    return result
 
 
 def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> SequenceGradients:
@@ -202,12 +205,14 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
         dh = np.zeros_like(states[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, H), dtype=np.result_type(dh, states))
-    (r,) = _arriving(dstate, 1, (N, H), dz.dtype)
+    r = np.zeros((N, H), dtype=dz.dtype)
+    if dstate is not None:
+        _add_arriving(dstate, r)
     for t in reversed(range(T)):
         dz[:, t] = (dh[:, t] + r) * (1 - states[:, t + 1] ** 2)  # (6)
         r = np.dot(dz[:, t], Wh.T)  # (7)
     dx, dWx, dWh, db = _accumulate(dz, x, states[:, :-1], Wx)  # (8)
-    return SequenceGradients(dx, _sum_to(r, h0.shape), dWx, dWh, db)
+    return SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
 
 
 def lstm_step_forward(
@@ -337,22 +342,26 @@ def lstm_forward(
     -----
     Equations (9) to (13) for t = 0 .. T - 1, each with the states that the step before has left.
     """
-    x = np.asarray(x)
+    if not (type(x) is type(h0) is np.ndarray):
+        x, h0 = _sequence(x, h0, Wh)
+    if c0 is not None:
+        c0 = _array(c0, Wh)
     N, T, _ = x.shape
     H = Wh.shape[0]
-    h0, c0 = _first(h0, x, Wh), _first(c0, x, Wh)
     zx = _project(x, Wx, b)  # (N, T, 4H)
-    dtype = np.result_type(zx, h0, c0, Wh)
+    dtype = np.result_type(zx, h0, Wh) if c0 is None else np.result_type(zx, h0, c0, Wh)
     hidden = np.empty((N, T + 1, H), dtype)  # h0 and h, in one array
     cells = np.empty((N, T + 1, H), dtype)
     gates = np.empty((N, T, 4 * H), dtype)
     hidden[:, 0] = h0
-    cells[:, 0] = c0
+    cells[:, 0] = 0 if c0 is None else c0
     for t in range(T):
         z = zx[:, t] + np.dot(hidden[:, t], Wh)  # (9)
         hidden[:, t + 1], cells[:, t + 1], gates[:, t] = _lstm_cell_forward(z, cells[:, t])
     cache = x, h0, c0, Wx, Wh, hidden, cells, gates
-    return ForwardResult(hidden[:, 1:].copy(), cache, lambda: LSTMState(hidden[:, -1].copy(), cells[:, -1].copy()))
+    result: ForwardResult[Cache, LSTMState] = ForwardResult((hidden[:, 1:].copy(), cache))
+    result.make_state = lambda: LSTMState(hidden[:, -1].copy(), cells[:, -1].copy())
+    return result
 
 
 def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> SequenceGradients:
@@ -379,20 +388,25 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
 
     Notes
     -----
-    Equations (14) to (19) for t = T - 1 .. 0: the gradients that arrive from the following step start at dstate, and end
-    as dh0, which is dz @ Wh.T at t = 0, and dc0. Then the sums of (8).
+    Equations (14) to (19) for t = T - 1 .. 0: the gradients that arrive from the following step start at dstate, and
+    end as dh0 and dc0; the one of the hidden state is dz @ Wh.T. Then the sums of (8).
     """
     x, h0, c0, Wx, Wh, hidden, cells, gates = cache
     if dh is None:
         dh = np.zeros_like(hidden[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, 4 * H), dtype=np.result_type(dh, gates))
-    r, dc = _arriving(dstate, 2, (N, H), dz.dtype)
+    r = np.zeros((N, H), dtype=dz.dtype)
+    dc = np.zeros((N, H), dtype=dz.dtype)
+    if dstate is not None:
+        _add_arriving(dstate, r, dc)
     for t in reversed(range(T)):
         dz[:, t], dc = _lstm_cell_backward(dh[:, t] + r, dc, gates[:, t], cells[:, t], cells[:, t + 1])
         r = np.dot(dz[:, t], Wh.T)
     dx, dWx, dWh, db = _accumulate(dz, x, hidden[:, :-1], Wx)  # (8)
-    return SequenceGradients(dx, _sum_to(r, h0.shape), dWx, dWh, db, dc0=_sum_to(dc, c0.shape))
+    gradients = SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
+    gradients.dc0 = dc if c0 is None else _sum_to(dc, c0.shape)
+    return gradients
 
 
 def gru_step_forward(
@@ -498,7 +512,9 @@ def gru_step_backward(dnext_h: np.ndarray, cache: Cache) -> StepGradients:
     x, prev_h, Wx, Wh, gates, q, reset_after = cache
     dzx, dzh, dprev_h = _gru_cell_backward(dnext_h, gates, q, prev_h, Wh, reset_after)
     dx, dWx, db = np.dot(dzx, Wx.T), np.dot(x.T, dzx), dzx.sum(axis=0)
-    return StepGradients(dx, dprev_h, dWx, _gru_dWh(dzh, prev_h, q, reset_after), db, dbh=dzh.sum(axis=0))
+    gradients = StepGradients((dx, dprev_h, dWx, _gru_dWh(dzh, prev_h, q, reset_after), db))
+    gradients.dbh = dzh.sum(axis=0)
+    return gradients
 
 
 def gru_forward(
@@ -543,10 +559,10 @@ def gru_forward(
     -----
     Equations (20) to (26) for t = 0 .. T - 1, each with the state that the step before has left.
     """
-    x = np.asarray(x)
+    if not (type(x) is type(h0) is np.ndarray):
+        x, h0 = _sequence(x, h0, Wh)
     N, T, _ = x.shape
     H = Wh.shape[0]
-    h0 = _first(h0, x, Wh)
     if bh is None:
         bh = np.zeros_like(b)
     zx = _project(x, Wx, b)  # (N, T, 3H)
@@ -558,7 +574,9 @@ def gru_forward(
     for t in range(T):
         states[:, t + 1], gates[:, t], q[:, t] = _gru_cell_forward(zx[:, t], states[:, t], Wh, bh, reset_after)
     cache = x, h0, Wx, Wh, states, gates, q, reset_after
-    return ForwardResult(states[:, 1:].copy(), cache, lambda: GRUState(states[:, -1].copy()))
+    result: ForwardResult[Cache, GRUState] = ForwardResult((states[:, 1:].copy(), cache))
+    result.make_state = lambda: GRUState(states[:, -1].copy())
+    return result
 
 
 def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> SequenceGradients:
@@ -594,14 +612,18 @@ def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     N, T, H = dh.shape
     dzx = np.empty((N, T, 3 * H), dtype=np.result_type(dh, gates))
     dzh = np.empty_like(dzx)
-    (dstep,) = _arriving(dstate, 1, (N, H), dzx.dtype)
+    dstep = np.zeros((N, H), dtype=dzx.dtype)
+    if dstate is not None:
+        _add_arriving(dstate, dstep)
     for t in reversed(range(T)):
         dzx[:, t], dzh[:, t], dstep = _gru_cell_backward(
             dh[:, t] + dstep, gates[:, t], q[:, t], states[:, t], Wh, reset_after
         )
     dx, dWx, _, db = _accumulate(dzx, x, states[:, :-1], Wx)
     dWh = _gru_dWh(_rows(dzh), _rows(states[:, :-1]), _rows(q), reset_after)
-    return SequenceGradients(dx, _sum_to(dstep, h0.shape), dWx, dWh, db, dbh=_rows(dzh).sum(axis=0))
+    gradients = SequenceGradients((dx, _sum_to(dstep, h0.shape), dWx, dWh, db))
+    gradients.dbh = _rows(dzh).sum(axis=0)
+    return gradients
 
 
 def word_embedding_forward(x: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, Cache]:
@@ -851,20 +873,18 @@ def _array(a: Any, W: np.ndarray) -> np.ndarray:
     return np.asarray(a, W.dtype if np.ndim(a) == 0 else None)
 
 
-def _first(state: Any, x: np.ndarray, Wh: np.ndarray) -> np.ndarray:
-    """Have a state before the first step as an array that broadcasts to (N, H)."""
-    return np.zeros((len(x), len(Wh)), x.dtype) if state is None else _array(state, Wh)
+def _sequence(x: Any, h0: Any, Wh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Have the input and the first state of a sequence as arrays."""
+    x = np.asarray(x)
+    return x, np.zeros((len(x), len(Wh)), x.dtype) if h0 is None else _array(h0, Wh)
 
 
-def _arriving(dstate: Any, count: int, shape: tuple[int, int], dtype: np.dtype) -> list[np.ndarray]:
-    """Lay out the gradients that arrive at the last state, one for each of its `count` arrays."""
-    gradients = [np.zeros(shape, dtype) for _ in range(count)]
-    if dstate is not None:
-        given = dstate if count > 1 or isinstance(dstate, tuple) else (dstate,)
-        for gradient, arriving in zip(gradients, given, strict=True):
-            if arriving is not None:
-                gradient += arriving
-    return gradients
+def _add_arriving(dstate: Any, *gradients: np.ndarray) -> None:
+    """Add what arrives at the last state to the gradients of its arrays; a state of one array may be that array."""
+    arriving = dstate if isinstance(dstate, tuple) else (dstate,)
+    for gradient, more in zip(gradients, arriving, strict=True):
+        if more is not None:
+            gradient += more
 
 
 def _sum_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -902,11 +922,16 @@ def _broadcast_forward(
 
 def _broadcast_backward(step: Callable[..., Any], upstream: tuple[Any, ...], cache: _BroadcastCache) -> Any:
     """Propagate gradients back through `_broadcast_forward`; sum them where an array was broadcast."""
-    rows, H = cache.cache[1].shape
-    matrices = [np.broadcast_to(d, (*cache.lead, H)).reshape(rows, H) for d in upstream]
+    prev_h = cache.cache[1]
+    matrices = [
+        np.broadcast_to(_array(d, prev_h), (*cache.lead, prev_h.shape[1])).reshape(prev_h.shape) for d in upstream
+    ]
     gradients = step(*matrices, cache.cache)
     natural = [
         _sum_to(d.reshape(*cache.lead, d.shape[1]), shape) for d, shape in zip(gradients, cache.given, strict=False)
     ]
     everything = *natural, *gradients[len(natural) :]
-    return type(gradients)(*everything, **vars(gradients)) if isinstance(gradients, StepGradients) else everything
+    if isinstance(gradients, StepGradients):
+        everything = StepGradients(everything)
+        vars(everything).update(vars(gradients))
+    return everything
