@@ -115,6 +115,10 @@ class _WritableAlias:
         self.__array_interface__ = interface
 
 
+def _in_layout(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return for_kernels(np.require(array, dtype, ["C", "A"]))
+
+
 def for_kernels(array: np.ndarray) -> np.ndarray:
     """Return the array, or its memory as a writable one if it is read-only.
 
@@ -328,7 +332,7 @@ def _check_arguments(
             check_axes("x", x, "(N, D)")
     else:
         check_axes("x", x, "(N, T, D)")
-    whole = next((name for name, state in zip(names, raw, strict=True) if state is not None and state.ndim >= 1), None)
+    whole = next((name for name, state in zip(names, raw, strict=True) if state is not None and state.ndim == 2), None)
     if whole is not None:
         H, source = raw[names.index(whole)].shape[-1], whole
     else:

@@ -30,7 +30,7 @@ class Stream:
         self.packed, self._weights, self._batch = packed, packed.flat, N
         self._x_shape, self._h_shape = (N, D), (N, H)
         lanes, units = simd.lanes_of(self._dtype), _sequence.unit_columns(H, self._dtype)
-        shape = N, D, H, len(cell.gates), len(cell.biases), max(len(cell.tape), 1), lanes
+        shape = N, D, H, len(cell.gates), len(cell.biases), len(cell.tape), lanes
         _, _, base, at, end = passes.stream_regions(*shape)
         self._memory = aligned_zeros((end,), self._dtype)
         self._kernel = cell.machine_code("stream", self._dtype)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnkernels import _memory, _sequence, _threads
+from rnnkernels import _memory, _sequence, _threads, _tuning
 from rnnkernels.kernels import team
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,6 +22,9 @@ def guarded_memory(monkeypatch):
     from helpers import GuardedMemory
 
     guard = GuardedMemory()
+    monkeypatch.setattr(_memory, "SMALL_SCRATCH", 0)  # scratch that is kept would hold what calls before have left
+    monkeypatch.setattr(_sequence, "MOST_PLANS", 0)  # tests change what plans depend on
+    monkeypatch.setattr(_sequence, "plans", {})
     modules = [module for name, module in sys.modules.items() if name.startswith("rnnkernels")]
     for name in ("empty", "aligned_empty"):
         allocate = getattr(_memory, name)
@@ -49,7 +52,7 @@ def whole_teams(monkeypatch):
             came.append(int(self._board[team.LEFT]))
 
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
-    monkeypatch.setattr(_sequence, "STEP_FLOPS", 1)
+    monkeypatch.setattr(_tuning, "STEP_FLOPS", 1)
     monkeypatch.setattr(team, "FORGIVEN_WAITS", 1 << 60)
     monkeypatch.setattr(team, "WELCOME", 1 << 60)
     monkeypatch.setattr(team, "BUSY_TURNS", 1 << 60)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 DTYPES = [np.float32, np.float64]
-GATES = {"rnn": 1, "lstm": 4}
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 # Rounding errors of one step, in units of eps times the size of the result: sums of up to a few hundred terms of random
 # sign (some sqrt(n) eps), activations (2 ulp), and what the recurrence carries on. All tests pass with 20 too; a wrong

@@ -14,6 +14,7 @@ import pytest
 
 import rnnkernels
 from rnnkernels import kernels, reference
+from rnnkernels.kernels.cell import cells
 
 PACKAGE = Path(rnnkernels.__file__).parent
 ROOT = PACKAGE.parent
@@ -24,6 +25,10 @@ CONTRACT = {
     "rnn_step_backward": "dnext_h cache",
     "rnn_forward": "x h0 Wx Wh b",
     "rnn_backward": "dh cache",
+    "gru_step_forward": "x prev_h Wx Wh b",
+    "gru_step_backward": "dnext_h cache",
+    "gru_forward": "x h0 Wx Wh b",
+    "gru_backward": "dh cache",
     "lstm_step_forward": "x prev_h prev_c Wx Wh b",
     "lstm_step_backward": "dnext_h dnext_c cache",
     "lstm_forward": "x h0 Wx Wh b",
@@ -105,7 +110,7 @@ def test_public_names__are_sorted_and_exist():
 def test_kernels__compile_once_per_dtype():
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
-        for cell, gates in (("rnn", 1), ("lstm", 4)):
+        for cell, gates in (("rnn", 1), ("lstm", 4), ("gru", 3)):
             for N, T in ((1, 1), (3, 2), (2, 0)):
                 shapes = (N, T, 3), (N, 4), (3, gates * 4), (4, gates * 4), (gates * 4,)
                 args = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
@@ -114,7 +119,7 @@ def test_kernels__compile_once_per_dtype():
                 h, cache = getattr(rnnkernels, f"{cell}_forward")(*args)
                 getattr(rnnkernels, f"{cell}_forward")(*args, keep_cache=False)
                 getattr(rnnkernels, f"{cell}_backward")(h, cache)
-                stream = {"rnn": rnnkernels.RNNStream, "lstm": rnnkernels.LSTMStream}[cell](*args[2:], args[1])
+                stream = getattr(rnnkernels, f"{cell.upper()}Stream")(*args[2:], args[1])
                 stream.steps(args[0])
                 stream.step(args[1][:, :3])
                 scores, cache = rnnkernels.temporal_affine_forward(h, args[3], args[4])
@@ -129,7 +134,10 @@ def test_kernels__compile_once_per_dtype():
         for name, function in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).items():
             if hasattr(function, "signatures") and not function.targetoptions.get("forceinline"):
                 counts[name] = len(function.signatures)
-    assert counts["lstm_sequence_backward"] == counts["stream_forward"] == 2
+    for cell in cells.values():
+        for kernel in (cell.forward, cell.backward, cell.stream):
+            counts[kernel.__name__] = len(kernel.signatures)
+    assert counts["lstm_sequence_backward"] == counts["gru_stream_forward"] == 2
     assert max(counts.values()) <= 2, counts
 
 

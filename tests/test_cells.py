@@ -5,7 +5,7 @@ import pytest
 from helpers import DTYPES, GATES, assert_all_close, exact, make_arguments
 
 import rnnkernels
-from rnnkernels import reference
+from rnnkernels import _tuning, reference
 
 # Around the tiles (6 rows, panels of 4 to 32 columns), depth blocks (128 to 512) and chunks; 1 and odd everywhere.
 SIZES = [
@@ -32,10 +32,13 @@ SIZES = [
 ]
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("cell", GATES)
-def test_sequence__matches_reference(rng, cell, sizes, dtype):
+def test_sequence__matches_reference(rng, cell, sizes, dtype, packed, monkeypatch):
+    monkeypatch.setattr(_tuning, "PACKED_STEPS", 0 if packed else 1 << 60)
+    monkeypatch.setattr(_tuning, "PACKED_FLOPS", 0)
     args = make_arguments(rng, GATES[cell], *sizes, dtype)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(dtype)
     h, cache = getattr(rnnkernels, f"{cell}_forward")(*args)
@@ -96,7 +99,7 @@ def test_sequence__of_size_zero_takes_a_wider_gradient_and_names_its_states(rng,
     h, cache = getattr(rnnkernels, f"{cell}_forward")(*args)
     gradients = getattr(rnnkernels, f"{cell}_backward")(np.ones(h.shape, np.float64), cache)
     assert [(g.shape, g.dtype) for g in gradients] == [(a.shape, np.float64) for a in args]
-    for name in ("i", "f", "o", "g", "c") if cell == "lstm" else ("h",):
+    for name in {"lstm": "ifogc", "gru": "rznh", "rnn": "h"}[cell]:
         assert getattr(cache, name).shape == h.shape
 
 

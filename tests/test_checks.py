@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from helpers import make_arguments
+from helpers import GATES, make_arguments
 
 import rnnkernels
 
-SEQUENCES = {"rnn": (rnnkernels.rnn_forward, 1), "lstm": (rnnkernels.lstm_forward, 4)}
+SEQUENCES = {cell: (getattr(rnnkernels, f"{cell}_forward"), gates) for cell, gates in GATES.items()}
 NAMES = ("x", "h0", "Wx", "Wh", "b")
 
 
@@ -37,7 +37,7 @@ def test_ragged_lists__are_named():
     ("position", "shape", "message"),
     [
         (0, (2, 3), r"`x` must have shape \(N, T, D\), 3 axes; got shape \(2, 3\)"),
-        (1, (2,), r"`h0` must have shape \(N, H\), 2 axes; got shape \(2,\)"),
+        (1, (2,), r"`h0` must have shape \(N, H\) = \(2, 5\) to match `x`; got \(2,\)\. It may also be .*for all rows"),
         (1, (3, 5), r"`h0` must have shape \(N, H\) = \(2, 5\) to match `x`; got \(3, 5\)"),
         (2, (3, 20), r"`Wx` must have shape \(D, 4H\) = \(4, 20\) to match `x` and `h0`; got \(3, 20\)"),
         (2, (20, 4), r"`Wx` must have shape .*; got \(20, 4\)\..*order i, f, o, g.*transpose of a PyTorch weight"),
@@ -77,9 +77,9 @@ def test_steps__name_the_wrong_shape(rng):
     x, h, *weights = make_arguments(rng, 4, 2, 1, 4, 5, np.float64)
     with pytest.raises(ValueError, match=r"`x` must have shape \(N, D\), 2 axes"):
         rnnkernels.lstm_step_forward(x, h, h, *weights)
-    with pytest.raises(ValueError, match=r"`prev_h` must have shape \(N, H\) = \(2, 5\) to match `x`; got \(1, 5\)"):
-        rnnkernels.lstm_step_forward(x[:, 0], h[:1], h, *weights)
-    with pytest.raises(ValueError, match=r"`prev_c` must have shape \(N, H\) = \(2, 5\) to match `prev_h`"):
+    with pytest.raises(ValueError, match=r"`prev_h` must have shape \(N, H\) = \(2, 5\) to match `x`; got \(3, 5\)"):
+        rnnkernels.lstm_step_forward(x[:, 0], np.ones((3, 5)), h, *weights)
+    with pytest.raises(ValueError, match=r"`prev_c` must have shape \(N, H\) = \(2, 5\) to match `x` and `prev_h`"):
         rnnkernels.lstm_step_forward(x[:, 0], h, h[:, :4], *weights)
     with pytest.raises(ValueError, match=r"`Wx` must have shape \(D, H\)"):
         rnnkernels.rnn_step_forward(x[:, 0], h, *weights)

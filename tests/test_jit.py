@@ -126,7 +126,7 @@ import numpy as np
 import rnnkernels
 from rnnkernels import reference
 rng = np.random.default_rng(0)
-for cell, gates in (("lstm", 4), ("rnn", 1)):
+for cell, gates in (("lstm", 4), ("rnn", 1), ("gru", 3)):
     for N, T, D, H in ((1, 9, 3, 35), (2, 4, 3, 33), (3, 4, 40, 70), (7, 6, 40, 33), (13, 5, 5, 20)):
         shapes = (N, T, D), (N, H), (D, gates * H), (H, gates * H), (gates * H,)
         args = [0.5 * rng.standard_normal(shape) for shape in shapes]

@@ -11,7 +11,7 @@ from helpers import DTYPES, GATES, assert_same_bits, make_arguments
 import rnnkernels
 from rnnkernels import _threads
 from rnnkernels.kernels import micro_kernel
-from rnnkernels.kernels.streaming import CHUNK_ROWS
+from rnnkernels.kernels.passes import STREAM_ROWS as CHUNK_ROWS
 
 CELLS = sorted(GATES)
 SIZES = [  # N, T, D, H
@@ -25,7 +25,7 @@ SIZES = [  # N, T, D, H
 
 
 def make_stream(cell, weights, *states, **options):
-    return {"lstm": rnnkernels.LSTMStream, "rnn": rnnkernels.RNNStream}[cell](*weights, *states, **options)
+    return getattr(rnnkernels, f"{cell.upper()}Stream")(*weights, *states, **options)
 
 
 def forward(cell, *arguments):
@@ -134,7 +134,7 @@ def test_stream__computes_in_its_own_dtype(rng):
     assert stream.dtype == np.float32
     assert_same_bits(stream.step(x[:, 0]), want[:, 0])
     assert_same_bits(stream.steps(x[:, 1:]), want[:, 1:])
-    assert rnnkernels.LSTMStream(*single, h0).dtype == np.float64
+    assert rnnkernels.LSTMStream(*single, h0).dtype == np.float32
     assert rnnkernels.LSTMStream(*single).step([[1, 2, 3, 4, 5]]).dtype == np.float32
 
 
@@ -230,7 +230,7 @@ WRONG_WEIGHTS = {
     "b of 15": ((*LSTM_WEIGHTS[:2], np.ones(15)), {}, ValueError, "`b`.*multiple of 4"),
     "b of 12": ((*LSTM_WEIGHTS[:2], np.ones(12)), {}, ValueError, "`Wx`.*(3, 12).*match `b`"),
     "complex": ((LSTM_WEIGHTS[0] * 1j, *LSTM_WEIGHTS[1:]), {}, TypeError, "`Wx`.*float32 or float64"),
-    "h0 of 1 axis": ((*LSTM_WEIGHTS, np.ones(4)), {}, ValueError, "`h0`.*axes"),
+    "h0 of 3 axes": ((*LSTM_WEIGHTS, np.ones((1, 1, 4))), {}, ValueError, "`h0`.*axes"),
     "h0 too wide": ((*LSTM_WEIGHTS, np.ones((2, 5))), {}, ValueError, "`h0`.*(2, 4)"),
     "c0 of another N": ((*LSTM_WEIGHTS, np.ones((2, 4)), np.ones((3, 4))), {}, ValueError, "`c0`.*match `h0`"),
     "batch_size": ((*LSTM_WEIGHTS, np.ones((2, 4))), {"batch_size": 3}, ValueError, "`h0`.*(3, 4).*`batch_size`"),

@@ -16,19 +16,19 @@ from conftest import wait_until, wait_until_awake
 from numba import njit
 
 import rnnkernels
-from rnnkernels import _sequence, _threads
+from rnnkernels import _sequence, _threads, _tuning
 from rnnkernels._checks import Sizes
 from rnnkernels.kernels import team as kernels
 from rnnkernels.kernels.trace import read_clock
 
-CELLS = {"lstm": 4, "rnn": 1}
+CELLS = {"lstm": 4, "rnn": 1, "gru": 3}
 
 
 @pytest.fixture
 def always_threads(monkeypatch):
     """Let small calls take threads too."""
     monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
-    monkeypatch.setattr(_sequence, "STEP_FLOPS", 1)
+    monkeypatch.setattr(_tuning, "STEP_FLOPS", 1)
 
 
 def arguments(rng, gates, N, T, D, H, dtype):
@@ -351,8 +351,8 @@ def test_num_threads__respect_the_affinity():
 
 def test_split__leaves_steps_too_short_to_wait_for_on_one_thread():
     float32, many = np.dtype(np.float32), 1 << 30
-    assert _sequence._split(Sizes(1, many, 16, 64), float32, _sequence.STEP_FLOPS, 2) == (1, False)
-    assert _sequence._split(Sizes(1, many, 16, 64), float32, 2 * _sequence.STEP_FLOPS, 2) == (2, False)
+    assert _sequence._split(Sizes(1, many, 16, 64), float32, _tuning.STEP_FLOPS, 2) == (1, False)
+    assert _sequence._split(Sizes(1, many, 16, 64), float32, 2 * _tuning.STEP_FLOPS, 2) == (2, False)
     assert _sequence._split(Sizes(64, many, 1, 1), float32, 2, 2) == (2, True)
 
 

@@ -195,7 +195,7 @@ def gather_earlier_gradients(dh, work, at, batch, length, hidden, begin, steps, 
     width = end_unit * lanes(work) - column
     columns = max(min(hidden - column, width), 0)
     known = 1 if begin == 0 else 0
-    is_given = dh.shape[1] > 0
+    is_given = dh.size > 0
     for n in range(first_row, end_row):
         row = at.dh + n * at.h_stride + column
         copy_row(work, row, work, row + steps * batch * at.h_stride, width)
