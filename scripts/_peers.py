@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -389,7 +390,8 @@ class PyTorch(Peer):
         module = self._module(f"{point.traits.class_name}Cell", point, arrays).eval()
         x = torch.from_numpy(arrays["x"][:, 0].copy())
         hx = self._hx([torch.from_numpy(state) for state in initial_states(point, arrays)])
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and still the fastest way
             frozen = torch.jit.freeze(torch.jit.trace(module, (x, hx)))
 
         def way(module: Any) -> Callable[[], Any]:

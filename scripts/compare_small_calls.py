@@ -18,8 +18,8 @@ mixed        states of float64 beside x and weights of float32; `like` is the sa
 Everything runs in this process on one thread, NumPy's BLAS and PyTorch too. The calls of a point are timed in turn, as
 many a visit as take half a millisecond, and medians of the visits are compared. Their results are compared as well.
 A call is too slow if it takes more than 1.05 times as long as plain NumPy and 1.5 us; a point that is too slow is
-measured again, with three times as many rounds, before it is called so. Ctrl-C ends the measurement and shows what
-there is.
+measured again, with three times as many rounds, if that can change the verdict. Ctrl-C ends the measurement and shows
+what there is.
 
 Exit status: 0 if no call is too slow, 1 if one is, 2 if a call fails or its results are wrong, or there is nothing to
 measure, 130 after Ctrl-C.
@@ -69,12 +69,13 @@ MEAN_GOAL = 2.0
 
 DEFAULT_ROUNDS, QUICK_ROUNDS = 21, 9
 VISIT_SECONDS = 0.5e-3
-POINT_SECONDS = 1.5
+POINT_SECONDS = 0.5
 MINIMUM_ROUNDS = 5
 """A point ends after its rounds, or as soon as it has used up its time, but not before so many rounds."""
 
 MORE_ROUNDS = 3
-"""A point that seems too slow gets so many times the rounds before the verdict."""
+HOPELESS = 1.5
+"""A point that seems too slow gets so many times the rounds, unless it takes longer than so many times the limit."""
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
 """Largest difference from plain NumPy, as a share of the largest value of an array."""
@@ -266,7 +267,7 @@ def measure(row: Row, torch: PyTorch | None, rounds: int) -> None:
     numbers = {name: calls_per_visit(call) for name, call in calls.items()}
     row.rounds = {name: [] for name in calls}
     _visits(row, calls, numbers, rounds)
-    if row.is_too_slow:
+    if row.limit < row.seconds(OURS) < HOPELESS * row.limit:
         _visits(row, calls, numbers, MORE_ROUNDS * rounds)
 
 
@@ -406,6 +407,7 @@ def draw(rows: list[Row], run: dict[str, Any], path: Path) -> None:
     yardsticks = [name for name in (NUMPY, TORCH) if any(row.rounds.get(name) for row in rows)]
     if not yardsticks:
         return
+    ratios = [row.ratio(name) for row in rows for name in yardsticks if row.rounds.get(name)]
     colours = dict(zip(TABLES, ("#1f5a94", "#e08a1e", "#4d9221", "#8c4799"), strict=True))
     figure = Figure(figsize=(2 + 5 * len(yardsticks), 4.8), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(yardsticks), squeeze=False, sharey=True)[0], yardsticks, strict=True):
@@ -413,9 +415,16 @@ def draw(rows: list[Row], run: dict[str, Any], path: Path) -> None:
             points = [(1e6 * row.seconds(name), row.ratio(name)) for row in members if row.rounds.get(name)]
             if points:
                 face = colours[table] if dtype == "float32" else "none"
-                ax.scatter(*zip(*points, strict=True), s=14, facecolors=face, edgecolors=colours[table], linewidths=0.8)
-        low, high = ax.get_xlim()
-        low = max(low, 0.5 * min(1e6 * row.seconds(name) for row in rows if row.rounds.get(name)))
+                ax.scatter(
+                    *zip(*points, strict=True),
+                    s=14,
+                    facecolors=face,
+                    edgecolors=colours[table],
+                    linewidths=0.8,
+                    zorder=2,
+                )
+        seconds = [row.seconds(name) for row in rows if row.rounds.get(name)]
+        low, high = 0.7e6 * min(seconds), 1.4e6 * max(seconds)
         if name == NUMPY:
             times = np.geomspace(low, high, 200)
             allowed = times / (ALLOWED_RATIO * times + 1e6 * ALLOWED_SECONDS)
@@ -425,7 +434,7 @@ def draw(rows: list[Row], run: dict[str, Any], path: Path) -> None:
         ax.set_xscale("log")
         ax.set_yscale("log", base=2)
         ax.set_xlim(low, high)
-        ax.set_ylim(min(0.5, *(row.ratio() for row in rows)) / 1.2, None)
+        ax.set_ylim(min(0.5, *ratios) / 1.2, max(2.0, *ratios) * 1.2)
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
         title = "plain NumPy" if name == NUMPY else "PyTorch's cells"
