@@ -41,7 +41,7 @@ STEPS_PER_SAMPLE = 100
 
 LONG = {f"T = {T}": (1, T, 16, 64) for T in (1_000, 10_000, 100_000)}
 
-GATES = {"lstm": 4, "rnn": 1}
+GATES = {"lstm": 4, "rnn": 1, "gru": 3}
 
 
 def selected(*names):
