@@ -178,7 +178,7 @@ class RnnKernels(Peer):
     def make(self, point: Point, arrays: Arrays) -> Task:
         if point.task == "step":
             return self._step(point, arrays)
-        return sequence_task(self.functions, point, arrays, keep_cache=False)
+        return function_task(self.functions, point, arrays, keep_cache=False)
 
     def _step(self, point: Point, arrays: Arrays) -> Task:
         cell = point.traits
@@ -243,12 +243,17 @@ class Reference(Peer):
         self.functions: Any = import_module("rnnkernels.reference")
 
     def make(self, point: Point, arrays: Arrays) -> Task:
-        make = step_task if point.task == "step" else sequence_task
-        return make(self.functions, point, arrays)
+        return function_task(self.functions, point, arrays)
 
 
-def sequence_task(functions: Any, point: Point, arrays: Arrays, **inference_options: Any) -> Task:
-    """A task over sequences by functions with the names and arguments of rnnkernels."""
+def function_task(functions: Any, point: Point, arrays: Arrays, **inference_options: Any) -> Task:
+    """Any task by functions with the names and arguments of rnnkernels; the options are for whole sequences."""
+    if point.task.startswith("step"):
+        return _step_task(functions, point, arrays)
+    return _sequence_task(functions, point, arrays, **inference_options)
+
+
+def _sequence_task(functions: Any, point: Point, arrays: Arrays, **inference_options: Any) -> Task:
     cell = point.traits
     forward, backward = (cell.function(functions, scope) for scope in ("forward", "backward"))
     arguments = [arrays[name] for name in ("x", "h0", "Wx", "Wh", "b")]
@@ -279,8 +284,7 @@ def sequence_task(functions: Any, point: Point, arrays: Arrays, **inference_opti
     return Task({"": makers[point.task]()}, outputs)
 
 
-def step_task(functions: Any, point: Point, arrays: Arrays, **inference_options: Any) -> Task:
-    """One step, forward or backward, by functions with the names and arguments of rnnkernels."""
+def _step_task(functions: Any, point: Point, arrays: Arrays) -> Task:
     cell = point.traits
     forward, backward = (cell.function(functions, scope) for scope in ("step_forward", "step_backward"))
     states = initial_states(point, arrays)
@@ -288,7 +292,7 @@ def step_task(functions: Any, point: Point, arrays: Arrays, **inference_options:
     options = cell.options(arrays)
     if point.task == "step":
         return Task(
-            {"": functools.partial(forward, *arguments, **options, **inference_options)},
+            {"": functools.partial(forward, *arguments, **options)},
             lambda results: dict(zip(cell.states, results, strict=False)),
         )
     *_, cache = forward(*arguments, **options)

@@ -48,9 +48,8 @@ try:
         Session,
         absent,
         describe_run,
+        function_task,
         make_arrays,
-        sequence_task,
-        step_task,
     )
     from tqdm import tqdm
 
@@ -244,7 +243,7 @@ class Row:
 def expected(point: Point) -> Arrays:
     """Results of a point in float64 from `rnnkernels.reference`."""
     arrays = {name: array.astype(np.float64) for name, array in make_arrays(point).items()}
-    task = (step_task if point.task == "step" else sequence_task)(rnnkernels.reference, point, arrays)
+    task = function_task(rnnkernels.reference, point, arrays)
     return task.outputs(task.ways[""]())
 
 
