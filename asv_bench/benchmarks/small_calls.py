@@ -4,9 +4,6 @@ import numpy as np
 
 from . import common
 
-CALLS = 100
-"""A single call is too short for the clock: asv and the check time one run after each setup."""
-
 N, T, D, H, V = 2, 3, 20, 40, 40
 
 WIDE = common.named(step=(1, 1, 512, 512))
@@ -42,7 +39,7 @@ def cell(name, sizes, is_step, state_dtype="float32"):
 
 
 class Repeated(common.Timed):
-    """Many calls of one function; its arguments are ready."""
+    """Many calls of one function, for a single one is too short for the clock; its arguments are ready."""
 
     def prepare(self, forward, arguments, backward=None, gradients=()):
         self.call, self.arguments = forward, arguments
@@ -51,9 +48,9 @@ class Repeated(common.Timed):
             self.call, self.arguments = backward, (*gradients, cache)
         self.call(*self.arguments)
 
-    def run(self):
+    def run(self, calls):
         call, arguments = self.call, self.arguments
-        for _ in range(CALLS):
+        for _ in range(calls):
             call(*arguments)
 
 
@@ -85,7 +82,7 @@ class Functions(Repeated):
         self.prepare(forward, arguments, common.function(module, name), gradients)
 
     def time_100_calls(self, *_):
-        self.run()
+        self.run(100)
 
 
 class WideSteps(Repeated):
@@ -101,5 +98,5 @@ class WideSteps(Repeated):
         arguments, gradients = cell(name, sizes, True, "float64" if "float64" in case else "float32")
         self.prepare(forward, arguments, backward if case == "backward" else None, gradients)
 
-    def time_100_steps_of_512_units(self, *_):
-        self.run()
+    def time_10_steps_of_512_units(self, *_):
+        self.run(10)
