@@ -1,13 +1,14 @@
 """The libraries that `compare_peers` measures, each behind the same three tasks and used as its documentation advises.
 
-Weights are those of rnnkernels throughout: gate blocks i, f, o, g along the last axis. A gate order is written as a
-string of these four letters; g is the candidate that ONNX, Keras and OpenVINO call c.
+Weights are those of rnnkernels throughout, with the gate blocks of `_cells` along the last axis. A gate order is
+written as a string of letters; g and n are the candidates that ONNX, Keras and OpenVINO call c and h.
 
 Every peer gets its arguments in its own array type and favourite memory layout before the clock starts, and its results
 are not converted while it runs. What it returns is converted to rnnkernels' layout for the comparison of numbers.
 """
 
 import contextlib
+import datetime as dt
 import functools
 import gc
 import os
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -24,12 +26,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from _machine import sleep_until_idle
+from _cells import CELLS, Cell
+from _machine import describe, sleep_until_idle
 
 Arrays = dict[str, np.ndarray]
-
-OUR_GATES = "ifog"
-GRADIENTS = ("dx", "dh0", "dWx", "dWh", "db")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Point:
 
     name: str
     cell: str
-    """``lstm`` or ``rnn`` (tanh)."""
+    """``lstm``, ``rnn`` (tanh) or ``gru`` (reset after the product, two biases)."""
     task: str
-    """``inference``, ``training`` (forward and backward) or ``step`` (one call per time step)."""
+    """``inference``, ``training`` (forward and backward) or ``step`` (one call per time step); for tables of single
+    functions ``forward`` (with a cache) and ``backward`` alone, and ``step_backward``, too."""
     dtype: str
     N: int
     T: int
@@ -56,9 +57,14 @@ class Point:
         return f"{self.cell} {self.task} {self.dtype} {self.N},{self.T},{self.D},{self.H} {self.name}"
 
     @property
+    def traits(self) -> Cell:
+        """What is particular to the cell."""
+        return CELLS[self.cell]
+
+    @property
     def columns(self) -> int:
         """Columns of `Wx` and `Wh`."""
-        return 4 * self.H if self.cell == "lstm" else self.H
+        return len(self.traits.gates) * self.H
 
     @property
     def item_bytes(self) -> int:
@@ -81,7 +87,7 @@ def make_arrays(point: Point) -> Arrays:
     arrays = {
         "Wx": weights(D, point.columns),
         "Wh": weights(H, point.columns),
-        "b": weights(point.columns),
+        **{bias: weights(point.columns) for bias in point.traits.biases},
         "x": normal(N, T, D),
         "h0": np.tanh(normal(N, H)),
         "c0": normal(N, H),
@@ -90,12 +96,23 @@ def make_arrays(point: Point) -> Arrays:
     return {name: array.astype(point.dtype) for name, array in arrays.items()}
 
 
-def reorder_gates(point: Point, array: np.ndarray, source: str, target: str) -> np.ndarray:
-    """Gate blocks of the last axis in another order; a vanilla RNN has no gates."""
-    if point.cell == "rnn":
-        return array
-    blocks = dict(zip(source, np.split(array, 4, axis=-1), strict=True))
+def reorder_gates(array: np.ndarray, source: str, target: str) -> np.ndarray:
+    """Gate blocks of the last axis in another order."""
+    blocks = dict(zip(source, np.split(array, len(source), axis=-1), strict=True))
     return np.concatenate([blocks[gate] for gate in target], axis=-1)
+
+
+def weights_in_order(point: Point, arrays: Arrays, gates: str) -> Arrays:
+    """All weights of a point, with another order of the gates; the second bias is zero where the cell has none."""
+    cell = point.traits
+    weights = {name: reorder_gates(arrays[name], cell.gates, gates) for name in cell.weights}
+    return {"bh": np.zeros_like(weights["b"])} | weights
+
+
+def initial_states(point: Point, arrays: Arrays) -> list[np.ndarray]:
+    """States before the first step: of a single step the given ones, of a sequence h0 and zeros."""
+    states = [arrays[f"{name}0"] for name in point.traits.states]
+    return states if point.task.startswith("step") else states[:1] + [np.zeros_like(state) for state in states[1:]]
 
 
 def time_major(array: np.ndarray) -> np.ndarray:
@@ -119,6 +136,8 @@ class Peer:
     title: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     """What has to be installed; each name is that of the distribution and of the module."""
+    packs_once: ClassVar[bool] = False
+    """Whether a model keeps weights in its own layout from the time when it is made."""
 
     def __init__(self, threads: int) -> None:
         raise NotImplementedError
@@ -139,7 +158,7 @@ class Peer:
 
 
 class RnnKernels(Peer):
-    """The package of this repository."""
+    """The functions of this repository; for steps its streams."""
 
     title = "rnnkernels"
     packages = ("rnnkernels",)
@@ -151,29 +170,67 @@ class RnnKernels(Peer):
 
     @classmethod
     def lacks(cls, point: Point, threads: int) -> bool:
-        return threads > 1 and not hasattr(import_module("rnnkernels"), "set_num_threads")
+        package = import_module("rnnkernels")
+        return not hasattr(package, f"{point.cell}_forward") or (
+            threads > 1 and not hasattr(package, "set_num_threads")
+        )
 
     def make(self, point: Point, arrays: Arrays) -> Task:
         if point.task == "step":
             return self._step(point, arrays)
-        return sequence_task(self.functions, point, arrays, keep_cache=False)
+        return function_task(self.functions, point, arrays, keep_cache=False)
 
     def _step(self, point: Point, arrays: Arrays) -> Task:
-        is_lstm = point.cell == "lstm"
-        stream = getattr(self.functions, "LSTMStream" if is_lstm else "RNNStream")(
-            arrays["Wx"], arrays["Wh"], arrays["b"], batch_size=point.N
-        )
+        cell = point.traits
+        make_stream = getattr(self.functions, f"{cell.class_name}Stream")
+        weights = (arrays[name] for name in ("Wx", "Wh", "b"))
+        stream = make_stream(*weights, batch_size=point.N, **cell.options(arrays))
         x = arrays["x"][:, 0].copy()
-        states = [arrays[name] for name in ("h0", "c0")[: 1 + is_lstm]]
+        states = initial_states(point, arrays)
         stream.reset(*states)
 
         def outputs(_: Any) -> Arrays:
             """Results of the first step; the calls before have moved on."""
             stream.reset(*states)
-            h = stream.step(x)
-            return {"h": h, "c": stream.c} if is_lstm else {"h": h}
+            stream.step(x)
+            return {name: getattr(stream, name) for name in cell.states}
 
         return Task({"": functools.partial(stream.step, x)}, outputs)
+
+
+class Layers(RnnKernels):
+    """The layers of this repository, which pack their weights when they are made."""
+
+    title = "layer"
+
+    @classmethod
+    def lacks(cls, point: Point, threads: int) -> bool:
+        lacks_layer = not hasattr(import_module("rnnkernels"), point.traits.class_name)
+        return lacks_layer or point.task == "step" or super().lacks(point, threads)
+
+    def make(self, point: Point, arrays: Arrays) -> Task:
+        cell = point.traits
+        weights = (arrays[name] for name in ("Wx", "Wh", "b"))
+        layer = getattr(self.functions, cell.class_name)(*weights, **cell.options(arrays))
+        x, h0, dh = (arrays[name] for name in ("x", "h0", "dh"))
+
+        def inference() -> tuple[np.ndarray, ...]:
+            return layer.forward(x, h0, keep_cache=False)[:1]
+
+        def training() -> tuple[Any, ...]:
+            h, cache = layer.forward(x, h0)
+            gradients = layer.backward(dh, cache)
+            return h, gradients
+
+        def outputs(results: tuple[Any, ...]) -> Arrays:
+            if point.task == "inference":
+                return {"h": results[0]}
+            h, gradients = results
+            dx, of_weights = gradients
+            named = {f"d{name}": of_weights[name] for name in cell.weights}
+            return {"h": h, "dx": dx, "dh0": gradients.dh0} | named
+
+        return Task({"": inference if point.task == "inference" else training}, outputs)
 
 
 class Reference(Peer):
@@ -186,37 +243,71 @@ class Reference(Peer):
         self.functions: Any = import_module("rnnkernels.reference")
 
     def make(self, point: Point, arrays: Arrays) -> Task:
-        make = step_task if point.task == "step" else sequence_task
-        return make(self.functions, point, arrays)
+        return function_task(self.functions, point, arrays)
 
 
-def sequence_task(functions: Any, point: Point, arrays: Arrays, **inference_options: Any) -> Task:
-    """Inference or training by functions with the names and arguments of rnnkernels."""
-    forward = getattr(functions, f"{point.cell}_forward")
-    backward = getattr(functions, f"{point.cell}_backward")
+def function_task(functions: Any, point: Point, arrays: Arrays, **inference_options: Any) -> Task:
+    """Any task by functions with the names and arguments of rnnkernels; the options are for whole sequences."""
+    if point.task.startswith("step"):
+        return _step_task(functions, point, arrays)
+    return _sequence_task(functions, point, arrays, **inference_options)
+
+
+def _sequence_task(functions: Any, point: Point, arrays: Arrays, **inference_options: Any) -> Task:
+    cell = point.traits
+    forward, backward = (cell.function(functions, scope) for scope in ("forward", "backward"))
     arguments = [arrays[name] for name in ("x", "h0", "Wx", "Wh", "b")]
+    options = cell.options(arrays)
     dh = arrays["dh"]
 
-    def inference() -> tuple[np.ndarray, ...]:
-        return forward(*arguments, **inference_options)[:1]
+    def training() -> tuple[Any, Any]:
+        h, cache = forward(*arguments, **options)
+        return h, backward(dh, cache)
 
-    def training() -> tuple[np.ndarray, ...]:
-        h, cache = forward(*arguments)
-        return h, *backward(dh, cache)
+    def make_backward() -> Callable[[], Any]:
+        h, cache = forward(*arguments, **options)
+        return lambda: (h, backward(dh, cache))
 
-    ways = {"": inference if point.task == "inference" else training}
-    return Task(ways, lambda results: dict(zip(("h", *GRADIENTS), results, strict=False)))
+    def outputs(results: tuple[Any, ...]) -> Arrays:
+        h, *rest = results
+        if point.task in ("inference", "forward"):
+            return {"h": h}
+        dx, dh0, *_ = gradients = rest[0]
+        return dict(zip(("h", *cell.gradients), (h, dx, dh0, *cell.weight_gradients(gradients)), strict=True))
+
+    makers: dict[str, Callable[[], Callable[[], Any]]] = {
+        "inference": lambda: functools.partial(forward, *arguments, **options, **inference_options),
+        "training": lambda: training,
+        "forward": lambda: functools.partial(forward, *arguments, **options),
+        "backward": make_backward,
+    }
+    return Task({"": makers[point.task]()}, outputs)
 
 
-def step_task(functions: Any, point: Point, arrays: Arrays, **options: Any) -> Task:
-    """One step forward by functions with the names and arguments of rnnkernels."""
-    step = getattr(functions, f"{point.cell}_step_forward")
-    states = [arrays["h0"], arrays["c0"]] if point.cell == "lstm" else [arrays["h0"]]
-    arguments = [arrays["x"][:, 0].copy(), *states, arrays["Wx"], arrays["Wh"], arrays["b"]]
-    return Task(
-        {"": functools.partial(step, *arguments, **options)},
-        lambda results: dict(zip(("h", "c"), results[: len(states)], strict=False)),
-    )
+def _step_task(functions: Any, point: Point, arrays: Arrays) -> Task:
+    cell = point.traits
+    forward, backward = (cell.function(functions, scope) for scope in ("step_forward", "step_backward"))
+    states = initial_states(point, arrays)
+    arguments = [arrays["x"][:, 0].copy(), *states, *(arrays[name] for name in ("Wx", "Wh", "b"))]
+    options = cell.options(arrays)
+    if point.task == "step":
+        return Task(
+            {"": functools.partial(forward, *arguments, **options)},
+            lambda results: dict(zip(cell.states, results, strict=False)),
+        )
+    *_, cache = forward(*arguments, **options)
+    names = "dx", *(f"d{name}0" for name in cell.states), *(f"d{name}" for name in cell.weights)
+
+    def outputs(gradients: Any) -> Arrays:
+        before = gradients[: 1 + len(states)]
+        return dict(zip(names, (*before, *cell.weight_gradients(gradients)), strict=True))
+
+    return Task({"": functools.partial(backward, *state_gradients(point, arrays), cache)}, outputs)
+
+
+def state_gradients(point: Point, arrays: Arrays) -> list[np.ndarray]:
+    """What arrives at the states after a single step."""
+    return [arrays["dh"][:, 0].copy(), arrays["c0"]][: len(point.traits.states)]
 
 
 class PyTorch(Peer):
@@ -234,71 +325,106 @@ class PyTorch(Peer):
         self.torch.set_num_threads(threads)
         self.torch.set_num_interop_threads(1)
 
-    def make(self, point: Point, arrays: Arrays) -> Task:
-        return self._step(point, arrays) if point.task == "step" else self._sequence(point, arrays)
+    GATES: ClassVar[dict[str, str]] = {"lstm": "ifgo", "rnn": "h", "gru": "rzn"}
 
-    def _with_weights(self, module: Any, point: Point, arrays: Arrays, suffix: str) -> Any:
-        state = {"bias_hh": self.torch.zeros(point.columns)}
-        for name, ours in (("weight_ih", "Wx"), ("weight_hh", "Wh"), ("bias_ih", "b")):
-            array = reorder_gates(point, arrays[ours], OUR_GATES, "ifgo")
-            state[name] = self.torch.from_numpy(np.ascontiguousarray(array.T))
-        module = module.to(getattr(self.torch, point.dtype))
-        module.load_state_dict({name + suffix: value for name, value in state.items()})
+    def make(self, point: Point, arrays: Arrays) -> Task:
+        makers = {"step": self._step, "step_backward": self._step_backward}
+        return makers.get(point.task, self._sequence)(point, arrays)
+
+    def _module(self, kind: str, point: Point, arrays: Arrays, suffix: str = "") -> Any:
+        weights = weights_in_order(point, arrays, self.GATES[point.cell])
+        names = {"weight_ih": "Wx", "weight_hh": "Wh", "bias_ih": "b", "bias_hh": "bh"}
+        module = getattr(self.torch.nn, kind)(point.D, point.H).to(getattr(self.torch, point.dtype))
+        module.load_state_dict({f"{theirs}{suffix}": self._tensor(weights[ours].T) for theirs, ours in names.items()})
         return module
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        return self.torch.from_numpy(np.ascontiguousarray(array))
+
+    def _weights(self, module: Any, point: Point, suffix: str = "") -> list[Any]:
+        """Those of which gradients are asked for, in the order of the cell's weights."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [getattr(module, name + suffix) for name in names[: len(point.traits.weights)]]
+
+    def _gradients(self, point: Point, gradients: Iterable[Any]) -> Arrays:
+        """Of the weights, in the layout of rnnkernels."""
+        cell, gates = point.traits, self.GATES[point.cell]
+        pairs = zip(cell.weights, gradients, strict=True)
+        return {f"d{name}": reorder_gates(d.numpy().T, gates, cell.gates) for name, d in pairs}
+
+    @staticmethod
+    def _hx(states: list[Any]) -> Any:
+        """States as a module wants them: a tuple only if there are several."""
+        return tuple(states) if len(states) > 1 else states[0]
 
     def _sequence(self, point: Point, arrays: Arrays) -> Task:
         torch = self.torch
-        make_module = torch.nn.LSTM if point.cell == "lstm" else torch.nn.RNN
-        module = self._with_weights(make_module(point.D, point.H), point, arrays, "_l0")
+        module = self._module(point.traits.class_name, point, arrays, "_l0")
         x = torch.from_numpy(time_major(arrays["x"]))
         dh = torch.from_numpy(time_major(arrays["dh"]))
-        h0 = torch.from_numpy(arrays["h0"][None])
-        state = (h0, torch.zeros_like(h0)) if point.cell == "lstm" else h0
+        states = [torch.from_numpy(state[None]) for state in initial_states(point, arrays)]
+        hx = self._hx(states)
 
         if point.task == "inference":
             module.eval()
 
             @torch.inference_mode()
             def inference() -> tuple[Any, ...]:
-                return module(x, state)[:1]
+                return module(x, hx)[:1]
 
             return Task({"": inference}, lambda results: {"h": time_major(results[0].numpy())})
 
-        wanted = [x, h0, module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0]
+        wanted = [x, states[0], *self._weights(module, point, "_l0")]
         for tensor in wanted:
             tensor.requires_grad_()
 
         def training() -> tuple[Any, ...]:
-            h, _ = module(x, state)
+            h, _ = module(x, hx)
             return h, *torch.autograd.grad(h, wanted, dh)
 
         def outputs(results: tuple[Any, ...]) -> Arrays:
-            h, dx, dh0, dWx, dWh, db = (result.detach().numpy() for result in results)
-            gradients = {
-                name: reorder_gates(point, d.T, "ifgo", OUR_GATES)
-                for name, d in (("dWx", dWx), ("dWh", dWh), ("db", db))
-            }
-            return {"h": time_major(h), "dx": time_major(dx), "dh0": dh0[0], **gradients}
+            h, dx, dh0, *gradients = results
+            named = {"h": time_major(h.detach().numpy()), "dx": time_major(dx.numpy()), "dh0": dh0[0].numpy()}
+            return named | self._gradients(point, gradients)
 
         return Task({"": training}, outputs)
 
     def _step(self, point: Point, arrays: Arrays) -> Task:
         torch = self.torch
-        make_module = torch.nn.LSTMCell if point.cell == "lstm" else torch.nn.RNNCell
-        module = self._with_weights(make_module(point.D, point.H), point, arrays, "").eval()
-        x, h0, c0 = (torch.from_numpy(arrays[name].reshape(point.N, -1)) for name in ("x", "h0", "c0"))
-        state = (h0, c0) if point.cell == "lstm" else h0
-        with torch.inference_mode():
-            frozen = torch.jit.freeze(torch.jit.trace(module, (x, state)))
+        module = self._module(f"{point.traits.class_name}Cell", point, arrays).eval()
+        x = torch.from_numpy(arrays["x"][:, 0].copy())
+        hx = self._hx([torch.from_numpy(state) for state in initial_states(point, arrays)])
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and still the fastest way
+            frozen = torch.jit.freeze(torch.jit.trace(module, (x, hx)))
 
         def way(module: Any) -> Callable[[], Any]:
-            return torch.inference_mode()(lambda: module(x, state))
+            return torch.inference_mode()(lambda: module(x, hx))
 
         def outputs(results: Any) -> Arrays:
-            states = results if point.cell == "lstm" else [results]
-            return dict(zip("hc", (s.numpy() for s in states), strict=False))
+            states = results if isinstance(results, tuple) else [results]
+            return {name: state.numpy() for name, state in zip(point.traits.states, states, strict=True)}
 
         return Task({"cell": way(module), "traced cell": way(frozen)}, outputs)
+
+    def _step_backward(self, point: Point, arrays: Arrays) -> Task:
+        torch, cell = self.torch, point.traits
+        module = self._module(f"{cell.class_name}Cell", point, arrays)
+        x = torch.from_numpy(arrays["x"][:, 0].copy())
+        states = [torch.from_numpy(state.copy()) for state in initial_states(point, arrays)]
+        wanted = [x, *states, *self._weights(module, point)]
+        for tensor in wanted:
+            tensor.requires_grad_()
+        results = module(x, self._hx(states))
+        after = results if isinstance(results, tuple) else (results,)
+        arriving = [torch.from_numpy(gradient) for gradient in state_gradients(point, arrays)]
+
+        def outputs(gradients: tuple[Any, ...]) -> Arrays:
+            before, of_weights = gradients[: 1 + len(states)], gradients[1 + len(states) :]
+            named = zip(("dx", *(f"d{name}0" for name in cell.states)), before, strict=True)
+            return {name: gradient.numpy() for name, gradient in named} | self._gradients(point, of_weights)
+
+        return Task({"": lambda: torch.autograd.grad(after, wanted, arriving, retain_graph=True)}, outputs)
 
 
 class Jax(Peer):
@@ -320,43 +446,37 @@ class Jax(Peer):
 
     def make(self, point: Point, arrays: Arrays) -> Task:
         jax, np_ = self.jax, self.jax.numpy
-        lax, sigmoid = jax.lax, jax.nn.sigmoid
+        names = point.traits.states
+        cell = self._cells()[point.cell]
 
-        def cell(z: Any, c: Any) -> tuple[Any, Any]:
-            if point.cell == "rnn":
-                return np_.tanh(z), c
-            i, f, o, g = np_.split(z, 4, axis=-1)
-            c = sigmoid(f) * c + sigmoid(i) * np_.tanh(g)
-            return sigmoid(o) * np_.tanh(c), c
+        def recurrent(h: Any, Wh: Any, bh: Any) -> Any:
+            return h @ Wh if bh is None else h @ Wh + bh
 
-        def forward(x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, unroll: int) -> Any:
-            def step(state: Any, zx: Any) -> Any:
-                h, c = state
-                h, c = cell(zx + h @ Wh, c)
-                return (h, c), h
+        def forward(x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, bh: Any = None, *, unroll: int) -> Any:
+            def step(states: tuple[Any, ...], zx: Any) -> Any:
+                states = cell(zx, recurrent(states[0], Wh, bh), *states)
+                return states, states[0]
 
-            c0 = np_.zeros_like(h0) if point.cell == "lstm" else None
-            return lax.scan(step, (h0, c0), x @ Wx + b, unroll=unroll)[1]
+            states = (h0, *(np_.zeros_like(h0) for _ in names[1:]))
+            return jax.lax.scan(step, states, x @ Wx + b, unroll=unroll)[1]
 
-        def step(x: Any, h: Any, c: Any, Wx: Any, Wh: Any, b: Any) -> Any:
-            return cell(b + x @ Wx + h @ Wh, c)
+        def step(x: Any, states: tuple[Any, ...], Wx: Any, Wh: Any, b: Any, bh: Any = None) -> Any:
+            return cell(b + x @ Wx, recurrent(states[0], Wh, bh), *states)
 
         def training(dh: Any, *arguments: Any, unroll: int) -> Any:
             h, pull_back = jax.vjp(functools.partial(forward, unroll=unroll), *arguments)
             return h, *pull_back(dh)
 
-        on_device = {name: np_.asarray(array) for name, array in arrays.items()}
-        weights = [on_device[name] for name in ("Wx", "Wh", "b")]
+        weights = [np_.asarray(arrays[name]) for name in point.traits.weights]
+        states = tuple(np_.asarray(state) for state in initial_states(point, arrays))
         if point.task == "step":
-            states = ["h", "c"] if point.cell == "lstm" else ["h"]
-            c0 = on_device["c0"] if point.cell == "lstm" else None
-            arguments = [on_device["x"][:, 0], on_device["h0"], c0, *weights]
+            arguments: list[Any] = [np_.asarray(arrays["x"][:, 0]), states, *weights]
             return Task(
                 {"": self._jitted(step, arguments)},
-                lambda results: {name: np.asarray(r) for name, r in zip(states, results, strict=False)},
+                lambda results: {name: np.asarray(r) for name, r in zip(names, results, strict=True)},
             )
 
-        arguments = [np_.asarray(time_major(arrays["x"])), on_device["h0"], *weights]
+        arguments = [np_.asarray(time_major(arrays["x"])), states[0], *weights]
         if point.task == "training":
             arguments = [np_.asarray(time_major(arrays["dh"])), *arguments]
         function = training if point.task == "training" else forward
@@ -365,10 +485,29 @@ class Jax(Peer):
 
         def outputs(results: Any) -> Arrays:
             values = results if point.task == "training" else [results]
-            named = dict(zip(("h", *GRADIENTS), map(np.asarray, values), strict=False))
+            named = dict(zip(("h", *point.traits.gradients), map(np.asarray, values), strict=False))
             return named | {name: time_major(named[name]) for name in ("h", "dx") if name in named}
 
         return Task(ways, outputs)
+
+    def _cells(self) -> dict[str, Callable[..., tuple[Any, ...]]]:
+        """States after a step from the two products, biases included, and the states before it."""
+        tanh, split, sigmoid = self.jax.numpy.tanh, self.jax.numpy.split, self.jax.nn.sigmoid
+
+        def rnn(zx: Any, zh: Any, _: Any) -> tuple[Any, ...]:
+            return (tanh(zx + zh),)
+
+        def lstm(zx: Any, zh: Any, _: Any, c: Any) -> tuple[Any, ...]:
+            i, f, o, g = split(zx + zh, 4, axis=-1)
+            c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+            return sigmoid(o) * tanh(c), c
+
+        def gru(zx: Any, zh: Any, h: Any) -> tuple[Any, ...]:
+            (rx, ux, nx), (rh, uh, nh) = split(zx, 3, axis=-1), split(zh, 3, axis=-1)
+            u = sigmoid(ux + uh)
+            return ((1 - u) * tanh(nx + sigmoid(rx + rh) * nh) + u * h,)
+
+        return {"rnn": rnn, "lstm": lstm, "gru": gru}
 
     def _jitted(self, function: Callable[..., Any], arguments: list[Any]) -> Callable[[], Any]:
         jitted, wait = self.jax.jit(function), self.jax.block_until_ready
@@ -380,6 +519,9 @@ class OnnxRuntime(Peer):
 
     title = "ONNX Runtime"
     packages = ("onnxruntime", "onnx")
+    packs_once = True
+    GATES: ClassVar[dict[str, str]] = {"lstm": "iofg", "rnn": "h", "gru": "zrn"}
+    ATTRIBUTES: ClassVar[dict[str, dict[str, int]]] = {"gru": {"linear_before_reset": 1}}
 
     def __init__(self, threads: int) -> None:
         self.runtime: Any = import_module("onnxruntime")
@@ -394,10 +536,8 @@ class OnnxRuntime(Peer):
     def make(self, point: Point, arrays: Arrays) -> Task:
         model = self._model(point, arrays)
         session = self.runtime.InferenceSession(model, self.options, providers=["CPUExecutionProvider"])
-        feed = {"x": time_major(arrays["x"]), "h0": arrays["h0"][None], "c0": arrays["c0"][None]}
-        if point.task == "inference":
-            feed["c0"] = np.zeros_like(feed["c0"])
-        feed = {argument.name: feed[argument.name] for argument in session.get_inputs()}
+        states = zip(point.traits.states, initial_states(point, arrays), strict=True)
+        feed = {"x": time_major(arrays["x"])} | {f"{name}0": state[None] for name, state in states}
 
         binding, value = session.io_binding(), self.runtime.OrtValue
         for name, array in feed.items():
@@ -410,7 +550,8 @@ class OnnxRuntime(Peer):
             return binding.get_outputs()
 
         def outputs(results: list[Any]) -> Arrays:
-            named = zip("hc", (r if isinstance(r, np.ndarray) else r.numpy() for r in results), strict=False)
+            values = (r if isinstance(r, np.ndarray) else r.numpy() for r in results)
+            named = zip(point.traits.states, values, strict=False)
             return {name: time_major(r[:, 0]) if r.ndim == 4 else r[0] for name, r in named}
 
         return Task({"run": lambda: session.run(None, feed), "bound": run_bound}, outputs)
@@ -418,18 +559,23 @@ class OnnxRuntime(Peer):
     def _model(self, point: Point, arrays: Arrays) -> bytes:
         onnx: Any = import_module("onnx")
         helper, real = onnx.helper, onnx.TensorProto.FLOAT
-        Wx, Wh, b = (reorder_gates(point, arrays[name], OUR_GATES, "iofg") for name in ("Wx", "Wh", "b"))
-        constants = {"W": Wx.T[None], "R": Wh.T[None], "B": np.concatenate([b, np.zeros_like(b)])[None]}
-        states = ["h0", "c0"] if point.cell == "lstm" else ["h0"]
+        weights = weights_in_order(point, arrays, self.GATES[point.cell])
+        biases = np.concatenate([weights["b"], weights["bh"]])
+        constants = {"W": weights["Wx"].T[None], "R": weights["Wh"].T[None], "B": biases[None]}
+        states = [f"{name}0" for name in point.traits.states]
         state_shape = [1, point.N, point.H]
         if point.task == "step":
-            results = dict.fromkeys(["Y_h", "Y_c"][: len(states)], state_shape)
+            results = dict.fromkeys((f"Y_{name}" for name in point.traits.states), state_shape)
             node_outputs = ["", *results]
         else:
             results = {"Y": [point.T, 1, point.N, point.H]}
             node_outputs = ["Y"]
         node = helper.make_node(
-            point.cell.upper(), ["x", "W", "R", "B", "", *states], node_outputs, hidden_size=point.H
+            point.traits.class_name,
+            ["x", "W", "R", "B", "", *states],
+            node_outputs,
+            hidden_size=point.H,
+            **self.ATTRIBUTES.get(point.cell, {}),
         )
         inputs = {"x": [point.T, point.N, point.D]} | dict.fromkeys(states, state_shape)
         graph = helper.make_graph(
@@ -452,6 +598,12 @@ class OpenVino(Peer):
 
     title = "OpenVINO"
     packages = ("openvino",)
+    packs_once = True
+    GATES: ClassVar[dict[str, str]] = {"lstm": "figo", "rnn": "h", "gru": "zrn"}
+    OPTIONS: ClassVar[dict[str, dict[str, Any]]] = {
+        "rnn": {"activations": ["tanh"]},
+        "gru": {"linear_before_reset": True},
+    }
 
     def __init__(self, threads: int) -> None:
         self.openvino: Any = import_module("openvino")
@@ -471,18 +623,16 @@ class OpenVino(Peer):
     def make(self, point: Point, arrays: Arrays) -> Task:
         operations = self.operations
         N, T, H = point.N, point.T, point.H
-        Wx, Wh, b = (reorder_gates(point, arrays[name], OUR_GATES, "figo") for name in ("Wx", "Wh", "b"))
-        weights = [operations.constant(np.ascontiguousarray(a.T[None])) for a in (Wx, Wh, b)]
+        weights = weights_in_order(point, arrays, self.GATES[point.cell])
+        bias = weights["b"] + weights["bh"]
+        if point.cell == "gru":  # the second bias of the candidate stands inside the product with the reset gate
+            bias = np.concatenate([bias[: 2 * H], weights["b"][2 * H :], weights["bh"][2 * H :]])
+        constants = [operations.constant(np.ascontiguousarray(a.T[None])) for a in (weights["Wx"], weights["Wh"], bias)]
         lengths = operations.constant(np.full(N, T, np.int32))
-        h0, c0 = arrays["h0"][:, None], arrays["c0"][:, None]
-        values = [arrays["x"], h0, c0 if point.task == "step" else np.zeros_like(c0)]
-        if point.cell == "lstm":
-            inputs = [operations.parameter(v.shape, np.float32) for v in values]
-            node = operations.lstm_sequence(*inputs, lengths, *weights, H, "forward")
-        else:
-            values = values[:2]
-            inputs = [operations.parameter(v.shape, np.float32) for v in values]
-            node = operations.rnn_sequence(*inputs, lengths, *weights, H, "forward", ["tanh"])
+        values = [arrays["x"], *(state[:, None] for state in initial_states(point, arrays))]
+        inputs = [operations.parameter(value.shape, np.float32) for value in values]
+        make_node = getattr(operations, f"{point.cell}_sequence")
+        node = make_node(*inputs, lengths, *constants, H, "forward", **self.OPTIONS.get(point.cell, {}))
         results = node.outputs()[1:] if point.task == "step" else node.outputs()[:1]
         model = self.openvino.Model(results, inputs, "layer")
         request = self.core.compile_model(model, "CPU", self.configuration).create_infer_request()
@@ -495,7 +645,8 @@ class OpenVino(Peer):
             return bound
 
         def outputs(_: Any) -> Arrays:
-            named = zip("hc", (request.get_output_tensor(i).data for i in range(len(results))), strict=False)
+            values = (request.get_output_tensor(i).data for i in range(len(results)))
+            named = zip(point.traits.states, values, strict=False)
             return {name: r[:, 0].copy() for name, r in named}
 
         return Task({"": infer}, outputs)
@@ -503,6 +654,7 @@ class OpenVino(Peer):
 
 PEERS: dict[str, type[Peer]] = {
     "rnnkernels": RnnKernels,
+    "layers": Layers,
     "torch": PyTorch,
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
@@ -692,3 +844,16 @@ def versions() -> dict[str, str]:
             with contextlib.suppress(PackageNotFoundError):
                 found[package] = version(package)
     return found
+
+
+def describe_run() -> dict[str, Any]:
+    """Machine, versions, commit, date and command of this run."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return describe() | {
+        "versions": versions() | {"rnnkernels": import_module("rnnkernels").__version__},
+        "commit": commit.stdout.strip(),
+        "date": dt.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv[1:],
+    }

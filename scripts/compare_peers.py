@@ -8,8 +8,12 @@
 
 Each peer lives in a process of its own that sleeps while another one is measured; all have the same number of threads
 and the same CPUs. At each point all peers are first built, compiled and warmed up, and their results compared with a
-float64 computation in NumPy; then rounds visit them in turn, and the medians of the visits are compared. The speed of
-fused multiply-adds, and of reading as many bytes as the recurrent weights have, is measured in the same rounds.
+float64 computation in NumPy; then rounds visit them in turn, and the medians of the visits are compared. Peers that
+make a session from constant weights (ONNX Runtime, OpenVINO) are compared with our layers, whose weights are packed
+once, too, and all others with our functions; ``--peers`` without ``layers`` compares everything with the functions.
+The speed of fused multiply-adds, and of reading as many bytes as the recurrent weights have, is measured in the same
+rounds.
+
 OUT (``--out``, ``out`` unless told otherwise) receives peers.json with every round, and peers.png. Ctrl-C ends the
 measurement and shows what there is.
 """
@@ -19,13 +23,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import datetime as dt
 import functools
 import json
 import math
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,7 +38,8 @@ INSTALL = 'python -m pip install -e ".[peers]"'
 
 try:
     import numpy as np
-    from _machine import Limits, OtherLoad, Worker, WorkerError, describe, physical_cores
+    from _cells import CELLS, available_cells
+    from _machine import Limits, OtherLoad, Worker, WorkerError, physical_cores
     from _peers import (
         PEERS,
         Arrays,
@@ -44,10 +47,9 @@ try:
         Point,
         Session,
         absent,
+        describe_run,
+        function_task,
         make_arrays,
-        sequence_task,
-        step_task,
-        versions,
     )
     from tqdm import tqdm
 
@@ -56,6 +58,8 @@ except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed for {sys.executable}; {INSTALL} installs it and every peer.")
 
 OURS = "rnnkernels"
+LAYERS = "layers"
+"""Our layers, which keep packed weights; compared with the peers that do so, too."""
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-11}
 """Largest difference from the float64 computation, as a share of the largest value of the array. Sums over 1e5 steps
@@ -77,7 +81,7 @@ class Shape:
     T: int
     D: int
     H: int
-    cells: tuple[str, ...] = ("lstm", "rnn")
+    cells: tuple[str, ...] = tuple(CELLS)
     tasks: tuple[str, ...] = ("inference", "training")
     float64: bool = False
     quick: tuple[str, ...] = ()
@@ -86,14 +90,16 @@ class Shape:
 
 GRID = (
     Shape("streaming step", 1, 1, 32, 32, tasks=("step",)),
-    Shape("streaming step", 1, 1, 64, 64, tasks=("step",), quick=("lstm float32", "rnn float32")),
+    Shape("streaming step", 1, 1, 64, 64, tasks=("step",), quick=("lstm float32", "rnn float32", "gru float32")),
     Shape("single stream", 1, 1000, 64, 64, quick=("lstm float32",)),
     Shape("single stream", 1, 1000, 128, 128),
-    Shape("single stream", 1, 1000, 256, 256, float64=True, quick=("lstm float32", "rnn float32")),
+    Shape("single stream", 1, 1000, 256, 256, float64=True, quick=("lstm float32", "rnn float32", "gru float32")),
     Shape("single stream", 1, 1000, 512, 512),
     Shape("single stream", 1, 1000, 1024, 1024),
     Shape("few streams", 4, 150, 256, 256, quick=("lstm float32",)),
-    Shape("char-rnn", 50, 50, 128, 128, float64=True, quick=("lstm float32", "lstm float64", "rnn float32")),
+    Shape(
+        "char-rnn", 50, 50, 128, 128, float64=True, quick=("lstm float32", "lstm float64", "rnn float32", "gru float32")
+    ),
     Shape("captioning", 50, 17, 256, 512, float64=True, quick=("lstm float32",)),
     Shape("PTB medium", 20, 35, 650, 650, float64=True),
     Shape("speech", 64, 50, 500, 500),
@@ -107,7 +113,7 @@ GRID = (
 
 def grid() -> Iterator[tuple[Point, bool]]:
     """Points in the order of the tables, each with whether `--quick` has it."""
-    for cell in ("lstm", "rnn"):
+    for cell in available_cells(rnnkernels):
         for task in ("step", "inference", "training"):
             for dtype in ("float32", "float64"):
                 for shape in GRID:
@@ -180,15 +186,16 @@ class Row:
 
     @property
     def best_peer(self) -> str | None:
-        """Fastest of the others."""
-        others = [name for name in self.timings if name != OURS]
-        return min(others, key=lambda name: self.timings[name].seconds, default=None)
+        """The one that is fastest beside what of ours it is compared with."""
+        ratios = {name: r for name in self.timings if name not in (OURS, LAYERS) and (r := self.ratio(name))}
+        return min(ratios, key=ratios.__getitem__, default=None)
 
     def ratio(self, peer: str | None) -> float | None:
-        """Time of a peer over ours."""
-        if self.ours is None or peer not in self.timings:
+        """Time of a peer over ours: over our layer's, if there is one, where the peer packs its weights once."""
+        if peer is None or self.ours is None or peer not in self.timings:
             return None
-        return self.timings[peer].seconds / self.ours.seconds
+        layer = self.timings.get(LAYERS) if PEERS[peer].packs_once else None
+        return self.timings[peer].seconds / (layer or self.ours).seconds
 
     @property
     def flops(self) -> float:
@@ -236,7 +243,7 @@ class Row:
 def expected(point: Point) -> Arrays:
     """Results of a point in float64 from `rnnkernels.reference`."""
     arrays = {name: array.astype(np.float64) for name, array in make_arrays(point).items()}
-    task = (step_task if point.task == "step" else sequence_task)(rnnkernels.reference, point, arrays)
+    task = function_task(rnnkernels.reference, point, arrays)
     return task.outputs(task.ways[""]())
 
 
@@ -349,9 +356,8 @@ def print_row(row: Row, before: Row | None, write: Callable[[str], None]) -> Non
 
 def kind_title(point: Point) -> str:
     """Cell, task and dtype in words."""
-    cell = "LSTM" if point.cell == "lstm" else "vanilla RNN"
     task = {"step": "streaming step", "inference": "inference", "training": "training (forward + backward)"}
-    return f"{cell} {task[point.task]} {point.dtype}"
+    return f"{point.traits.title} {task[point.task]} {point.dtype}"
 
 
 def milliseconds(seconds: float) -> str:
@@ -419,6 +425,8 @@ TARGETS = (
         "LSTM training float32, best peer / ours", 1.5, _against(None, _is("lstm", "training")), floor=1.0, ceiling=True
     ),
     Target("vanilla RNN float32, best peer / ours", 3.0, _against(None, _is("rnn")), ceiling=True),
+    Target("GRU inference float32, best peer / ours", 1.15, _against(None, _is("gru", "inference")), ceiling=True),
+    Target("GRU training float32, best peer / ours", 1.5, _against(None, _is("gru", "training")), ceiling=True),
     Target("float64 training, best peer / ours", 2.0, _against(None, _is(None, "training", "float64")), ceiling=True),
     Target("streaming step, ONNX Runtime / ours", 5.0, _against("onnxruntime", _is(None, "step")), every=True),
     Target("streaming step, PyTorch / ours", 15.0, _against("torch", _is(None, "step")), every=True),
@@ -528,7 +536,7 @@ def draw(rows: list[Row], run: dict[str, Any], path: Path) -> None:
 
     panels = {"inference": "inference", "step": "inference", "training": "training"}
     shown = [row for row in rows if row.ratio(row.best_peer)]
-    cells = [cell for cell in ("lstm", "rnn") if any(row.point.cell == cell for row in shown)]
+    cells = [cell for cell in CELLS if any(row.point.cell == cell for row in shown)]
     labels = {cell: list(dict.fromkeys(chart_label(r.point) for r in shown if r.point.cell == cell)) for cell in cells}
     thread_counts = sorted({row.threads for row in shown})
     colours = ["#1f5a94", "#e08a1e", "#4d9221", "#8c4799"]
@@ -544,8 +552,7 @@ def draw(rows: list[Row], run: dict[str, Any], path: Path) -> None:
         for panel, ax in zip(("inference", "training"), line, strict=True):
             members = [row for row in shown if row.point.cell == cell and panels[row.point.task] == panel]
             _draw_panel(ax, members, labels[cell], thread_counts, colours)
-            name = "LSTM" if cell == "lstm" else "vanilla RNN"
-            ax.set_title(f"{name} {panel}", loc="left", fontsize=10)
+            ax.set_title(f"{CELLS[cell].title} {panel}", loc="left", fontsize=10)
             ax.set_xscale("log", base=2)
             ax.set_xlim(left, right)
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
@@ -627,19 +634,6 @@ def report(rows: list[Row], run: dict[str, Any], folder: Path, write: Callable[[
     write(f"\n{folder / 'peers.json'} has every round, {folder / 'peers.png'} is the chart.")
 
 
-def describe_run() -> dict[str, Any]:
-    """Machine, versions, commit, date and command of this run."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return describe() | {
-        "versions": versions() | {OURS: rnnkernels.__version__},
-        "commit": commit.stdout.strip(),
-        "date": dt.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": sys.argv[1:],
-    }
-
-
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
 
@@ -662,7 +656,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="show the points and measure nothing")
     parser.add_argument("--show", nargs="+", type=Path, metavar="JSON", help="table and chart of earlier runs")
     parser.add_argument("--points", default="", metavar="PATTERN", help="regular expression for the lines of --list")
-    parser.add_argument("--cells", type=names(["lstm", "rnn"]), help="lstm,rnn")
+    cells = available_cells(rnnkernels)
+    parser.add_argument("--cells", type=names(cells), help=",".join(cells))
     parser.add_argument("--dtypes", type=names(TOLERANCES), help="float32,float64")
     parser.add_argument("--threads", type=counts, help="numbers of threads (default: 1 and all cores)")
     parser.add_argument("--peers", type=names(PEERS), help=",".join(PEERS))
@@ -713,7 +708,7 @@ def main() -> int:
     except KeyboardInterrupt:
         status = 130
     report(rows, run, options.out, print)
-    return status or int(any(OURS in row.failures for row in rows))
+    return status or int(any({OURS, LAYERS} & row.failures.keys() for row in rows))
 
 
 def measure(points: list[Point], peers: list[str], options: argparse.Namespace, rows: list[Row]) -> None:

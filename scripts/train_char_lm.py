@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a character-level language model through rnnkernels, and let it write.
 
-The model is word embedding -> LSTM or vanilla RNN -> affine -> masked softmax loss, trained with Adam and clipped
+The model is word embedding -> LSTM, GRU or vanilla RNN -> affine -> masked softmax loss, trained with Adam and clipped
 gradients. Its text is the source of this Python's own standard library unless ``--text`` names a file.
 
     python scripts/train_char_lm.py                       two minutes of training, then a sample
@@ -36,6 +36,7 @@ from typing import Any
 
 try:
     import numpy as np
+    from _cells import CELLS, available_cells
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -94,7 +95,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     setting("text", "text to learn, UTF-8 (default: the standard library's source files)", metavar="FILE")
     setting("max-chars", "read at most so many characters of it", type=positive_int, metavar="COUNT")
     setting("vocabulary", "tell so many characters apart, the most frequent ones", type=positive_int, metavar="COUNT")
-    setting("cell", "recurrent layer", choices=["lstm", "rnn"])
+    setting("cell", "recurrent layer", choices=list(available_cells(rnnkernels)))
     setting("dtype", "precision of weights and activations", choices=["float32", "float64"])
     setting("embedding", "size D of a character's embedding", type=positive_int, metavar="D")
     setting("hidden", "size H of the hidden state", type=positive_int, metavar="H")
@@ -193,12 +194,13 @@ def encode(text: str, vocabulary: str) -> np.ndarray:
 def weight_shapes(settings: Settings, n_words: int) -> dict[str, tuple[int, ...]]:
     """Name the model's weights and their shapes."""
     D, H = settings.embedding, settings.hidden
-    G = 4 * H if settings.cell == "lstm" else H
+    cell = CELLS[settings.cell]
+    G = len(cell.gates) * H
     return {
         "embedding": (n_words, D),
         "Wx": (D, G),
         "Wh": (H, G),
-        "b": (G,),
+        **dict.fromkeys(cell.biases, (G,)),
         "W_out": (H, n_words),
         "b_out": (n_words,),
     }
@@ -212,25 +214,27 @@ def split(flat: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Weights:
 
 
 def initial_weights(settings: Settings, n_words: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw weights that keep the variance of what passes through them; biases are zero."""
+    """Draw weights that keep the variance of what passes through them; biases are zero but those of open gates."""
     shapes = weight_shapes(settings, n_words)
     flat = np.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype=settings.dtype)
     weights = split(flat, shapes)
     for name in ("Wx", "Wh", "W_out"):
         weights[name][...] = rng.standard_normal(weights[name].shape) / math.sqrt(weights[name].shape[0])
     weights["embedding"][...] = rng.standard_normal(weights["embedding"].shape)
-    if settings.cell == "lstm":
-        H = settings.hidden
-        weights["b"][H : 2 * H] = 1.0  # open forget gates: the cell remembers until it learns to forget
+    cell = CELLS[settings.cell]
+    for gate in cell.open_gates:
+        weights["b"].reshape(len(cell.gates), -1)[cell.gates.index(gate)] = 1.0
     return flat
 
 
 def scores(layers: ModuleType, cell: str, weights: Weights, x: np.ndarray, **options: bool) -> tuple[np.ndarray, Any]:
     """Run the model over windows of characters (N, T); return the scores (N, T, V) and the layers' caches."""
-    recurrent_forward = layers.lstm_forward if cell == "lstm" else layers.rnn_forward
+    recurrent_forward = CELLS[cell].function(layers, "forward")
     h0 = np.zeros((x.shape[0], weights["Wh"].shape[0]), dtype=weights["Wh"].dtype)
     embedded, embedding_cache = layers.word_embedding_forward(x, weights["embedding"], **options)
-    h, recurrent_cache = recurrent_forward(embedded, h0, weights["Wx"], weights["Wh"], weights["b"], **options)
+    h, recurrent_cache = recurrent_forward(
+        embedded, h0, weights["Wx"], weights["Wh"], weights["b"], **CELLS[cell].options(weights), **options
+    )
     out, affine_cache = layers.temporal_affine_forward(h, weights["W_out"], weights["b_out"], **options)
     return out, (embedding_cache, recurrent_cache, affine_cache)
 
@@ -247,11 +251,11 @@ def loss_and_gradient(
     """Return the loss in nats per character and its gradient, flat; `layers` is rnnkernels or its reference."""
     out, (embedding_cache, recurrent_cache, affine_cache) = scores(layers, cell, weights, x)
     loss, dout = mean_loss(layers, out, y)
-    recurrent_backward = layers.lstm_backward if cell == "lstm" else layers.rnn_backward
     dh, dW_out, db_out = layers.temporal_affine_backward(dout, affine_cache)
-    dembedded, _, dWx, dWh, db = recurrent_backward(dh, recurrent_cache)
-    dembedding = layers.word_embedding_backward(dembedded, embedding_cache)
-    return loss, np.concatenate([part.ravel() for part in (dembedding, dWx, dWh, db, dW_out, db_out)])
+    recurrent = CELLS[cell].function(layers, "backward")(dh, recurrent_cache)
+    dembedding = layers.word_embedding_backward(recurrent[0], embedding_cache)
+    parts = dembedding, *CELLS[cell].weight_gradients(recurrent), dW_out, db_out
+    return loss, np.concatenate([part.ravel() for part in parts])
 
 
 def clip(gradient: np.ndarray, limit: float) -> None:
@@ -301,21 +305,19 @@ def write_sample(
 ) -> str:
     """Let the model continue the prompt, character by character."""
     rng = np.random.default_rng(seed)
+    step, options = CELLS[cell].function(rnnkernels, "step_forward"), CELLS[cell].options(weights)
     Wx, Wh, b = weights["Wx"], weights["Wh"], weights["b"]
-    h = c = np.zeros((1, Wh.shape[0]), dtype=Wh.dtype)
+    states = [np.zeros((1, Wh.shape[0]), dtype=Wh.dtype) for _ in CELLS[cell].states]
     pending = encode(prompt, vocabulary).tolist()
     written = list(prompt)
     for _ in range(len(prompt) - 1 + n_chars):
         embedded, _ = rnnkernels.word_embedding_forward(
             np.array([[pending.pop(0)]]), weights["embedding"], keep_cache=False
         )
-        if cell == "lstm":
-            h, c, _ = rnnkernels.lstm_step_forward(embedded[:, 0], h, c, Wx, Wh, b, keep_cache=False)
-        else:
-            h, _ = rnnkernels.rnn_step_forward(embedded[:, 0], h, Wx, Wh, b, keep_cache=False)
+        *states, _ = step(embedded[:, 0], *states, Wx, Wh, b, **options, keep_cache=False)
         if not pending:
             out, _ = rnnkernels.temporal_affine_forward(
-                h[:, np.newaxis], weights["W_out"], weights["b_out"], keep_cache=False
+                states[0][:, np.newaxis], weights["W_out"], weights["b_out"], keep_cache=False
             )
             logits = out[0, 0].astype(np.float64) / temperature
             probabilities = np.exp(logits - logits.max())

@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rnnkernels
+from rnnkernels import reference
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import train_char_lm
 
 SMALL = ["--embedding", "4", "--hidden", "6", "--batch", "3", "--window", "5", "--sample-chars", "20"]
+NEEDS_GRU = pytest.mark.skipif(not hasattr(rnnkernels, "gru_forward"), reason="this build has no GRU")
 TEXT = "def f(x):\n    return x\n" * 100
 
 
@@ -44,7 +48,9 @@ def stop_at_step(monkeypatch, step, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("cell", "dtype"), [("lstm", "float32"), ("rnn", "float64")])
+@pytest.mark.parametrize(
+    ("cell", "dtype"), [("lstm", "float32"), ("rnn", "float64"), pytest.param("gru", "float64", marks=NEEDS_GRU)]
+)
 def test_training__stopped_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch, cell, dtype, number):
     options = "--steps", "7", "--cell", cell, "--dtype", dtype
     assert run(*options, out="whole") == 0
@@ -71,6 +77,34 @@ def test_training__learns_a_regular_text(run, tmp_path, capsys):
     assert (tmp_path / "out/sample.txt").read_text(encoding="utf-8").startswith("\ndef f(x):\n    return")
     assert (tmp_path / "out/loss.png").read_bytes().startswith(b"\x89PNG")
     assert "ratio" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cell", ["lstm", "rnn", pytest.param("gru", marks=NEEDS_GRU)])
+def test_gradient__is_that_of_the_loss(cell):
+    rng = np.random.default_rng(0)
+    settings = train_char_lm.Settings(cell=cell, dtype="float64", embedding=3, hidden=4)
+    shapes = train_char_lm.weight_shapes(settings, 5)
+    flat = train_char_lm.initial_weights(settings, 5, rng)
+    flat += 0.1 * rng.standard_normal(flat.size)
+    x, y = rng.integers(5, size=(2, 2, 6))
+    direction = rng.standard_normal(flat.size)
+
+    def loss_and_gradient(move):
+        weights = train_char_lm.split(flat + move * direction, shapes)
+        return train_char_lm.loss_and_gradient(reference, cell, weights, x, y)
+
+    _, gradient = loss_and_gradient(0)
+    slope = (loss_and_gradient(1e-5)[0] - loss_and_gradient(-1e-5)[0]) / 2e-5
+    assert gradient @ direction == pytest.approx(slope, rel=1e-7)
+
+
+def test_weights__open_the_gates_that_keep_the_state():
+    for cell, places in (("lstm", slice(6, 12)), ("gru", slice(6, 12)), ("rnn", slice(0, 0))):
+        settings = train_char_lm.Settings(cell=cell, embedding=3, hidden=6)
+        weights = train_char_lm.initial_weights(settings, 5, np.random.default_rng(0))
+        b = train_char_lm.split(weights, train_char_lm.weight_shapes(settings, 5))["b"]
+        assert (b[places] == 1).all()
+        assert b.sum() == b[places].sum()
 
 
 def test_training__keeps_the_checkpoint_before(run, tmp_path):

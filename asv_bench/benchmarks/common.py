@@ -41,7 +41,9 @@ STEPS_PER_SAMPLE = 100
 
 LONG = {f"T = {T}": (1, T, 16, 64) for T in (1_000, 10_000, 100_000)}
 
-GATES = {"lstm": 4, "rnn": 1}
+GATES = {"lstm": 4, "rnn": 1, "gru": 3}
+STATE_SCALES = {"lstm": (0.5, 1.0), "rnn": (0.5,), "gru": (0.5,)}
+"""A number for each state of a cell: how far it is from zero."""
 
 
 def selected(*names):
@@ -159,6 +161,51 @@ class Sequence(Timed, abc.ABC):
 
     def time_training(self, *_):
         self.layer.training()
+
+
+class Steps(Timed, abc.ABC):
+    """Steps that feed each other, each a call from Python."""
+
+    param_names = ("workload", "dtype", "implementation")
+    params = (tuple(STEPS), DTYPES, (ONE_THREAD, NUMPY))
+
+    @property
+    @abc.abstractmethod
+    def cell(self):
+        """Prefix of the functions."""
+
+    def setup(self, workload, dtype, implementation_name):
+        N, _, D, H = STEPS[workload]
+        columns = GATES[self.cell] * H
+        self.x = normal((N, D), dtype)
+        self.states = [normal((N, H), dtype, scale) for scale in STATE_SCALES[self.cell]]
+        self.weights = (
+            normal((D, columns), dtype, D**-0.5),
+            normal((H, columns), dtype, H**-0.5),
+            normal((columns,), dtype, 0.1),
+        )
+        module = implementation(implementation_name)
+        self.forward = function(module, f"{self.cell}_step_forward")
+        self.inference = without_cache(self.forward)
+        self.backward = function(module, f"{self.cell}_step_backward")
+        self.train(1)
+
+    def train(self, steps):
+        states, caches = self.states, []
+        for _ in range(steps):
+            *states, cache = self.forward(self.x, *states, *self.weights)
+            caches.append(cache)
+        gradients = states
+        for cache in reversed(caches):
+            _, *gradients = self.backward(*gradients, cache)[: 1 + len(states)]
+
+    def time_inference_of_100_steps(self, *_):
+        states = self.states
+        for _ in range(STEPS_PER_SAMPLE):
+            *states, _ = self.inference(self.x, *states, *self.weights)
+
+    def time_training_of_100_steps(self, *_):
+        self.train(STEPS_PER_SAMPLE)
 
 
 class Throughput(abc.ABC):

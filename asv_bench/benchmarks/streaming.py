@@ -47,3 +47,8 @@ class LSTMStream(Stream):
 class RNNStream(Stream):
     cell = "rnn"
     type = "RNNStream"
+
+
+class GRUStream(Stream):
+    cell = "gru"
+    type = "GRUStream"
