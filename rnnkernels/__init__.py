@@ -1,8 +1,8 @@
-"""JIT-compiled RNN and LSTM kernels for the CPU: NumPy arrays in, NumPy arrays out.
+"""JIT-compiled RNN, LSTM and GRU kernels for the CPU: NumPy arrays in, NumPy arrays out.
 
-The fourteen functions compute layers of recurrent networks, forward and backward, in float32 or float64. Arrays are
+The functions compute layers of recurrent networks, forward and backward, in float32 or float64. Arrays are
 batch-major; sizes are N sequences, T steps, D inputs, H hidden units, V words and M outputs. The gate blocks of an LSTM
-lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g.
+lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g, those of a GRU in the order r, z, n.
 """
 
 from rnnkernels import profiling, reference, roofline
@@ -12,8 +12,9 @@ from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
 from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, word_embedding_forward
-from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.gru import GRUCache, gru_backward, gru_forward, gru_step_backward, gru_step_forward
+from rnnkernels.layers import GRU, LSTM, RNN
+from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from rnnkernels.rnn import RNNCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream
@@ -21,6 +22,9 @@ from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Explanation",
     "GRUCache",
     "GRUState",

@@ -242,8 +242,8 @@ def check_weights(
     cure = ""
     if len(cell.gates) > 1 and (Wx.shape == (count, D) != (D, count) or Wh.shape == (count, H)):
         cure = (
-            f" Gate blocks are columns here, in the order {', '.join(cell.gates)}: take the transpose of a PyTorch weight"
-            f"{cell.cure_of_pytorch}."
+            f" Gate blocks are columns here, in the order {', '.join(cell.gates)}: take the transpose of a PyTorch"
+            f" weight{cell.cure_of_pytorch}."
         )
     check_shape("Wx", Wx, f"(D, {columns})", (D, count), f"{x}`{state}`", cure)
     check_shape("Wh", Wh, f"(H, {columns})", (H, count), f"`{state}`", cure)
@@ -282,8 +282,8 @@ def check_arguments(
             shape[0] == N
             and Wx.shape == (D, count)
             and Wh.shape == (H, count)
-            and all([bias.shape == (count,) for bias in biases.values()])
-            and all([state.shape == (N, H) for state in states])
+            and all(bias.shape == (count,) for bias in biases.values())
+            and all(state.shape == (N, H) for state in states)
         ):
             if is_step:
                 return Arguments(x[:, None], states, Wx, Wh, tuple(biases.values()), Sizes(N, 1, D, H), None)
@@ -293,7 +293,7 @@ def check_arguments(
 
 def whole_biases(biases: dict[str, Any]) -> dict[str, Any]:
     """Biases with zeros for those that are None."""
-    if all([bias is not None for bias in biases.values()]):
+    if all(bias is not None for bias in biases.values()):
         return biases
     (first, *_) = biases.values()
     return {name: np.zeros_like(first) if bias is None else bias for name, bias in biases.items()}
@@ -401,8 +401,12 @@ def check_states(
     TypeError, ValueError
         If a dtype or a shape does not fit.
     """
-    given = [None if state is None else check_given_float(name, state) for name, state in zip(names, states, strict=True)]
-    rows = next(((name, state) for name, state in zip(names, given, strict=True) if state is not None and state.ndim == 2), None)
+    given = [
+        None if state is None else check_given_float(name, state) for name, state in zip(names, states, strict=True)
+    ]
+    rows = next(
+        ((name, state) for name, state in zip(names, given, strict=True) if state is not None and state.ndim == 2), None
+    )
     source, N = "the default of `batch_size`", 1
     if batch_size is not None:
         source, N = "`batch_size`", check_count("batch_size", batch_size, 0)
@@ -490,12 +494,12 @@ def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, l
         If it is of another type, or an array has another dtype, shape or layout than when it was made.
     """
     cache = check_cache(cache, kind, forward)
-    x, h0, Wx, Wh, tape, track = cache
+    x, h0, *_ = cache
     dtype = x.dtype if type(x) is np.ndarray else None
     if dtype is None or not is_plain(dtype, cache) or x.ndim != 3 or h0.ndim != 2:
         for name in cache._fields:
             array = getattr(cache, name)
-            if type(array) is not np.ndarray or not is_plain(FLOAT32, [array]) and not is_plain(FLOAT64, [array]):
+            if type(array) is not np.ndarray or (not is_plain(FLOAT32, [array]) and not is_plain(FLOAT64, [array])):
                 raise TypeError(
                     f"`cache.{name}` must be a C-contiguous array of float32 or float64, as {forward} left it; "
                     f"got {_kind_of(array)}. Call {forward} again."
@@ -514,14 +518,16 @@ def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, l
     for array, (name, shape) in zip(cache, wanted.items(), strict=True):
         if array.shape != shape or array.dtype is not dtype:
             raise ValueError(
-                f"`cache.{name}` must be as {forward} left it, an array of {dtype} of shape {shape} to match the others; "
-                f"got {_kind_of(array)}. Call {forward} again; to keep a cache elsewhere, pickle it."
+                f"`cache.{name}` must be as {forward} left it, an array of {dtype} of shape {shape} to match the others;"
+                f" got {_kind_of(array)}. Call {forward} again; to keep a cache elsewhere, pickle it."
             )
     return cache
 
 
 def _kind_of(value: Any) -> str:
-    return f"an array of {value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+    return (
+        f"an array of {value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+    )
 
 
 def check_single_step(x: np.ndarray, forward: str) -> None:
@@ -641,3 +647,22 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 def check_num_threads(num_threads: Any) -> int:
     """Return a number of threads; raises as `check_count`."""
     return check_count("num_threads", num_threads)
+
+
+def check_layer_sizes(D: Any, H: Any, dtype: Any) -> tuple[int, int, np.dtype]:
+    """Check the sizes and the dtype of a layer that is to be made; raises as `check_count` and `check_float_dtype`."""
+    return check_count("D", D, 0), check_count("H", H), check_float_dtype("dtype", dtype)
+
+
+def check_replacements(parameters: dict[str, np.ndarray], given: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with those that are given in the place of the old ones.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown.
+    """
+    for name in given:
+        if name not in parameters:
+            raise ValueError(f"`{name}` is no parameter of this layer; it has {', '.join(parameters)}.")
+    return {**parameters, **given}

@@ -12,6 +12,7 @@ from rnnkernels._costs import backward_costs, bandwidth, forward_costs
 from rnnkernels.kernels import micro_kernel
 from rnnkernels.kernels.cell import Cell, cells
 
+
 @dataclass(frozen=True)
 class PhasePlan:
     """A phase of a pass; amounts are those of all threads together, in the whole pass."""

@@ -25,7 +25,8 @@ class PackedWeights:
         self.flat = aligned_empty((end,), self.dtype)
         shapes = _sequence.forward_panels(cell, self.D, self.H, self.dtype)
         self.forward = [
-            self.flat[begin:stop].reshape(shape) for begin, stop, shape in zip((0, at_Wh), (at_Wh, at_b), shapes, strict=True)
+            self.flat[begin:stop].reshape(shape)
+            for begin, stop, shape in zip((0, at_Wh), (at_Wh, at_b), shapes, strict=True)
         ]
         for weights, panels in zip((Wx, Wh), self.forward, strict=True):
             Team(1).run(layout.pack_columns, (for_kernels(weights), gates, panels), (1,))
@@ -38,7 +39,9 @@ class PackedWeights:
         """The weights in natural order, read-only."""
         gates, lanes = len(self.cell.gates), simd.lanes_of(self.dtype)
         matrices = [
-            panels.reshape(len(panels), depth, -1).swapaxes(0, 1).reshape(depth, len(panels) * panels.shape[1] // max(depth, 1))
+            panels.reshape(len(panels), depth, -1)
+            .swapaxes(0, 1)
+            .reshape(depth, len(panels) * panels.shape[1] // max(depth, 1))
             for panels, depth in zip(self.forward, (self.D, self.H), strict=True)
         ]
         biases = self.flat[self._at_b :].reshape(len(self.cell.biases), -1)

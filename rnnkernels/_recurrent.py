@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._caches import RecurrentCache
 from rnnkernels._checks import (
     check_arguments,
     check_cell_cache,
@@ -98,13 +97,14 @@ def step_forward(
     biases: dict[str, Any],
     keep_cache: bool,
     num_threads: int | None,
+    packed: Any = None,
 ) -> tuple[Any, ...]:
     """Advance by one step; returns the next states and the cache."""
     cell = family.cell
     names = STEP_NAMES[cell.states]
     x, states, Wx, Wh, biases_given, sizes, shapes = check_arguments(cell, x, names, states, Wx, Wh, biases, True)
     h, kept = _sequence.run_forward(
-        cell, x, states[0], states[-1], (Wx, Wh), biases_given, sizes, keep_cache, num_threads
+        cell, x, states[0], states[-1], (Wx, Wh), biases_given, sizes, keep_cache, num_threads, packed
     )
     cache = family.cache(x, states[0], Wx, Wh, *kept) if keep_cache else None
     following = [h.reshape(sizes.N, sizes.H)]
@@ -113,7 +113,7 @@ def step_forward(
     if shapes is not None:
         if cache is not None:
             cache.shapes = shapes
-        if all([len(shape) < 2 for shape in shapes]):
+        if all(len(shape) < 2 for shape in shapes):
             following = [state[0] for state in following]
     return *following, cache
 
@@ -127,7 +127,7 @@ def step_backward(
     cache = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
     check_single_step(cache.x, forward_name)
     shape, dtype = cache.h0.shape, cache.x.dtype
-    is_vector = cache.shapes is not None and all([len(given) < 2 for given in cache.shapes])
+    is_vector = cache.shapes is not None and all(len(given) < 2 for given in cache.shapes)
     checked = []
     for name, gradient in zip(names, gradients, strict=True):
         if is_vector and gradient is not None and np.ndim(gradient) == 1:

@@ -148,6 +148,31 @@ class StepGradients(_Gradients):
     dprev_h = property(itemgetter(1))
 
 
+class LayerGradients(tuple[np.ndarray, dict[str, np.ndarray]]):
+    """Result of the backward pass of a layer: a pair, with the gradients of the first states as attributes.
+
+    Attributes
+    ----------
+    dx : ndarray of shape (N, T, D)
+        Gradient of the input.
+    gradients : dict of ndarray
+        Of the parameters, by name.
+    dh0 : ndarray
+        Gradient of the first hidden state.
+    dc0 : ndarray
+        Gradient of the first cell state; of an LSTM.
+    """
+
+    dh0: np.ndarray
+    dc0: np.ndarray
+
+    dx = property(itemgetter(0))
+    gradients = property(itemgetter(1))
+
+    def __repr__(self) -> str:
+        return _describe(self, {"dx": self.dx, **{f"d{name}": g for name, g in self.gradients.items()}, **vars(self)})
+
+
 def _describe(result: object, fields: dict[str, Any]) -> str:
     """Name what an object has in one line: arrays by dtype and shape, other objects by their class."""
     return f"{type(result).__name__}({', '.join(f'{name}={_summary(value)}' for name, value in fields.items())})"

@@ -11,8 +11,8 @@ from rnnkernels._checks import Sizes
 from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS, THREAD_ROWS
-from rnnkernels.kernels import layout, micro_kernel, passes, phases, simd
-from rnnkernels.kernels.cell import Cell, cells
+from rnnkernels.kernels import layout, micro_kernel, phases, simd
+from rnnkernels.kernels.cell import Cell
 
 
 def unit_columns(hidden: int, dtype: np.dtype) -> int:
@@ -99,16 +99,12 @@ def step_flops(sizes: Sizes, cell: Cell) -> int:
     return 2 * len(cell.gates) * sizes.N * sizes.H * (sizes.D + sizes.H)
 
 
-def plan_forward(
-    cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False
-) -> Plan:
+def plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False) -> Plan:
     """Plan a forward pass; `has_packed` says whether the caller has packed weights."""
     return _planned(_plan_forward, cell, sizes, dtype, num_threads, has_packed)
 
 
-def plan_backward(
-    cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False
-) -> Plan:
+def plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False) -> Plan:
     """Plan a backward pass; `has_packed` says whether the caller has packed weights."""
     return _planned(_plan_backward, cell, sizes, dtype, num_threads, has_packed)
 
@@ -130,7 +126,9 @@ def _plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | 
     threads, by_rows = _split(sizes, dtype, flops, num_threads)
     rows = max(-(-N // threads) if by_rows else N, 1)
     columns = gates * unit_columns(H, dtype)
-    chunk = max(tuning.FORWARD_CHUNK_BYTES // max(rows * columns * dtype.itemsize, 1), tuning.FORWARD_CHUNK_ROWS // rows, 1)
+    chunk = max(
+        tuning.FORWARD_CHUNK_BYTES // max(rows * columns * dtype.itemsize, 1), tuning.FORWARD_CHUNK_ROWS // rows, 1
+    )
     chunk = min(chunk, max(T, 1))
     panel_bytes = rows * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
     strip = micro_kernel.VECTORS_PER_PANEL * max(tuning.STRIP_BYTES // panel_bytes, 1)

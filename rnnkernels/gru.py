@@ -30,6 +30,7 @@ class GRUCache(RecurrentCache):
     def n(self) -> np.ndarray:
         """Candidate hidden state of shape (N, T, H), a copy."""
         return self._kept("n")
+
     @property
     def h(self) -> np.ndarray:
         """Hidden states of shape (N, T, H), a copy."""

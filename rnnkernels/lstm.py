@@ -35,6 +35,7 @@ class LSTMCache(RecurrentCache):
     def g(self) -> np.ndarray:
         """Candidate cell state of shape (N, T, H), a copy."""
         return self._kept("g")
+
     @property
     def c(self) -> np.ndarray:
         """Cell states after each step, of shape (N, T, H), a copy."""

@@ -136,7 +136,7 @@ class Stream:
         mask = check_rows(rows, self._batch)
         names = tuple(states)
         checked, _ = check_states(names, tuple(states.values()), self._batch, self._h_shape[1], self._dtype)
-        for (name, values) in zip(self._states, checked, strict=True):
+        for name, values in zip(self._states, checked, strict=True):
             whole = np.broadcast_to(0 if values is None else values, self._h_shape)
             self._states[name][mask] = whole[mask]
 
@@ -147,9 +147,7 @@ def _reopened(kind: type[Stream], parameters: dict[str, np.ndarray], states: dic
     return open_stream(kind, PackedWeights(kind._cell, Wx, Wh, named), states, None)
 
 
-def open_stream(
-    kind: type[Stream], packed: PackedWeights, states: dict[str, Any], batch_size: int | None
-) -> Any:
+def open_stream(kind: type[Stream], packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> Any:
     """Make a stream on weights that are packed; `states` by name, h and c."""
     stream = kind.__new__(kind)
     stream._open(packed, {f"{name}0": state for name, state in states.items()}, batch_size)

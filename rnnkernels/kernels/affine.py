@@ -80,7 +80,9 @@ def add_block_product(a, rows, b, b0, depth, total, panel, panels, zeros, first)
     stride, width = total.shape[1], panel_width(a)
     here = panel // PANELS_AT_ONCE * rows * stride + panel % PANELS_AT_ONCE * width
     if first:
-        multiply(a, 0, a.shape[1], rows, b, b0, depth, panels * VECTORS_PER_PANEL, zeros, 0, 0, total, here, stride, False)
+        multiply(
+            a, 0, a.shape[1], rows, b, b0, depth, panels * VECTORS_PER_PANEL, zeros, 0, 0, total, here, stride, False
+        )
     else:
         multiply(a, 0, a.shape[1], rows, b, b0, depth, panels * VECTORS_PER_PANEL,
                  total, here, stride, total, here, stride, False)  # fmt: skip

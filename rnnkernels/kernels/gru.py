@@ -12,8 +12,8 @@
     dh[t-1] = dy[t-1] + dh[t] * u + dm[t] @ Wh.T                                (9)
     dx = dz @ Wx.T,  dWx = x.T @ dz,  dWh = h[t-1].T @ dm,  db = sum of dz,  dbh = sum of dm        (10)
 
-where dy is the gradient that arrives from outside, and u is the update gate, which the contract calls z. Columns of z, m
-and their gradients are interleaved in the order r, z, n. The tape keeps r, u, n and m_n, the track h.
+where dy is the gradient that arrives from outside, and u is the update gate, z for callers. Columns of z and m and
+of their gradients are interleaved in the order r, z, n. The tape keeps r, u, n and m_n, the track h.
 """
 
 from rnnkernels.kernels.activations import sigmoid, tanh

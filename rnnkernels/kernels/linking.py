@@ -74,17 +74,23 @@ def shared(arrays: str) -> Callable[[Callable[..., Any]], Any]:
             element = arguments[is_array.index(True)].dtype
             routine.provide(element)
             given = [types.unliteral(argument) for argument in arguments]
-            wanted = [a if is_one or a == types.boolean else types.intp for a, is_one in zip(given, is_array, strict=True)]
+            wanted = [
+                a if is_one or a == types.boolean else types.intp for a, is_one in zip(given, is_array, strict=True)
+            ]
 
             def codegen(context, builder, sig, values):
                 passed = [
                     array_data(context, builder, kind, value)
                     if is_one
-                    else builder.zext(value, I64) if value.type != I64 else value
+                    else builder.zext(value, I64)
+                    if value.type != I64
+                    else value
                     for kind, value, is_one in zip(sig.args, values, is_array, strict=True)
                 ]
                 function_type = ir.FunctionType(ir.VoidType(), [value.type for value in passed])
-                builder.call(cgutils.get_or_insert_function(builder.module, function_type, routine.symbol(element)), passed)
+                builder.call(
+                    cgutils.get_or_insert_function(builder.module, function_type, routine.symbol(element)), passed
+                )
                 return context.get_dummy_value()
 
             return types.void(*wanted), codegen

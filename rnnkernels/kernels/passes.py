@@ -1,7 +1,7 @@
 """The only loops over time: forward and backward, for whole sequences, single steps and streams of every cell.
 
-A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps) and the three row functions of a
-cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one and
+A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps) and the three row functions
+of a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one and
 lie apart from z.
 
 Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
@@ -72,14 +72,14 @@ from rnnkernels.kernels.trace import (
     lap,
 )
 
-
 GATES = BIASES = KEPT = 0
 cell_forward = cell_output = cell_backward = None
 
 Kept = namedtuple("Kept", "tape tape_width tape_step tape_row track track_step track_row")
-Kept.__doc__ = """Where a chunk keeps what it keeps: step s at `tape_row` + s * `tape_step` and `track_row` + (s + 1) * `track_step`.
+Kept.__doc__ = """Where a chunk keeps what it keeps.
 
-Its first sequence there, the others after it, `tape_width` elements apart in the tape.
+The first sequence of step s at `tape_row` + s * `tape_step` and at `track_row` + (s + 1) * `track_step`, the others
+after it, `tape_width` elements apart in the tape.
 """
 
 Crew = namedtuple("Crew", "team trace member size number")
@@ -99,12 +99,12 @@ def take_no_time(trace, member, number, phase, time):
 
 
 @expanded
-def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows, inputs, hidden, weights, begin, steps, first,
-                  last, strip, by_strips, z_column, kept, buffer, crew, tick, time):  # fmt: skip
+def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows, inputs, hidden, weights, begin, steps,
+                  first, last, strip, by_strips, z_column, kept, buffer, crew, tick, time):  # fmt: skip
     """Steps of a chunk, for the rows of a part and units `first .. last`; returns (tick, time).
 
-    Biases are rows of `bias` from `b` on. Inputs are in the part, z too but `by_strips`, where each strip of the units is projected when its turn comes, at
-    `z_column` of z.
+    Biases are rows of `bias` from `b` on. Inputs are in the part, z too but `by_strips`, where each strip of the units
+    is projected when its turn comes, at `z_column` of z.
     """
     units = unit_count(work, hidden)
     columns, lane_count = units * lanes(work), lanes(work)
@@ -123,7 +123,8 @@ def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows,
             descending = (begin + s) % 2 == 1
             if biases > 1:
                 recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
-                      bias, b + at.b_columns + strip_column, 0, product_row, at.z_stride, descending, buffer)  # fmt: skip
+                      bias, b + at.b_columns + strip_column, 0, product_row, at.z_stride, descending,
+                      buffer)  # fmt: skip
             else:
                 recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
                       work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
@@ -217,8 +218,8 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
                            track, track_step, (slot + first_row) * columns)  # fmt: skip
             crew = Crew(team, trace, member, members, number)
             tick, time = forward_steps(
-                cell_forward, wait_for_team, lap, GATES, BIASES, work, at.b, work, at, here, rows, inputs, hidden, weights,
-                start, steps, first, last, strip, chunk == 1, me * strip * lane_count * GATES, keeping, buffer, crew,
+                cell_forward, wait_for_team, lap, GATES, BIASES, work, at.b, work, at, here, rows, inputs, hidden,
+                weights, start, steps, first, last, strip, chunk == 1, me * strip * lane_count * GATES, keeping, buffer, crew,
                 tick, time)  # fmt: skip
             scatter_rows(work, here + at.h + rows * at.h_stride, at.h_stride, rows * at.h_stride,
                          h, length, hidden, start, first_row, rows, 0, steps * rows, column, width)  # fmt: skip
@@ -237,8 +238,8 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     """Steps `end - 1 .. begin` of sequences, by one member of a team.
 
     Overwrites these steps of `dx` (N, T, D), takes `dtrack` (N, U * L) from the last step to before the first, and sums
-    the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient of the
-    last step is the sum of its part of `dh` (N, T, H) and of `dlast` (N, H), either of which may be empty.
+    the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient of
+    the last step is the sum of its part of `dh` (N, T, H) and of `dlast` (N, H), either of which may be empty.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
     batch, length, inputs = dx.shape
@@ -304,7 +305,8 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(trace, member, number, WAIT, time)
             recur_backward(work, at, weights, hidden, GATES, at.dm + dz_step + first_row * at.dz_stride,
-                           dh_step + first_row * at.h_stride, rows, first, last, (start + s) % 2 == 1, buffer)  # fmt: skip
+                           dh_step + first_row * at.h_stride, rows, first, last, (start + s) % 2 == 1,
+                           buffer)  # fmt: skip
             time = lap(trace, member, number, RECUR, time)
         if by_rows:  # the rows of x, h and dz of all members are there
             tick = wait_for_team(team, member, size, tick)
@@ -313,8 +315,8 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
         time = lap(trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)  # the transposes are there
         time = lap(trace, member, number, WAIT, time)
-        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, GATES, BIASES > 1, blocked,
-                   stop == length, member, size)  # fmt: skip
+        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, GATES, BIASES > 1,
+                   blocked, stop == length, member, size)  # fmt: skip
         time = lap(trace, member, number, ACCUMULATE, time)
         consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)  # nobody reads this chunk any more
@@ -381,8 +383,8 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
                         batch * at.x_stride, 0, inputs)  # fmt: skip
             project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, GATES, 0, units,
                     weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
-            forward_steps(cell_forward, meet_nobody, take_no_time, GATES, BIASES, weights, b, memory, at, base, batch, inputs,
-                          hidden, matrices, start, steps, 0, units, units, False, 0, keeping, 0, nobody,
+            forward_steps(cell_forward, meet_nobody, take_no_time, GATES, BIASES, weights, b, memory, at, base, batch,
+                          inputs, hidden, matrices, start, steps, 0, units, units, False, 0, keeping, 0, nobody,
                           0, 0)  # fmt: skip
             scatter_rows(memory, base + at.h + batch * at.h_stride, at.h_stride, batch * at.h_stride,
                          h, length, hidden, start, 0, batch, 0, steps * batch, 0, hidden)  # fmt: skip

@@ -21,7 +21,14 @@ from rnnkernels.kernels.layout import (
     transpose_rows,
     unit_count,
 )
-from rnnkernels.kernels.micro_kernel import PANEL_GROUPS, SMALL_GROUP, SUM_DEPTH, VECTORS_PER_PANEL, multiply, panel_width
+from rnnkernels.kernels.micro_kernel import (
+    PANEL_GROUPS,
+    SMALL_GROUP,
+    SUM_DEPTH,
+    VECTORS_PER_PANEL,
+    multiply,
+    panel_width,
+)
 from rnnkernels.kernels.simd import VECTOR_BYTES, lanes
 from rnnkernels.kernels.team import share
 
@@ -29,10 +36,12 @@ BUFFER_VECTORS = VECTORS_PER_PANEL * max(SMALL_GROUP, PANEL_GROUPS[-1]) * SUM_DE
 """Vectors that a product in place packs at once."""
 
 Weights = namedtuple("Weights", "Wx Wx_offset Wh Wh_offset packed")
-Weights.__doc__ = """Matrices of a pass and where they begin; natural, or packed: by columns forward, transposed backward."""
+Weights.__doc__ = (
+    """Matrices of a pass and where they begin; natural, or packed: by columns forward, transposed backward."""
+)
 
 ForwardRegions = namedtuple("ForwardRegions", "x z product h part parts b b_columns x_stride z_stride h_stride")
-ForwardRegions.__doc__ = """Where the scratch of a forward pass lies: biases, a part for each share of the batch, buffers.
+ForwardRegions.__doc__ = """Where the scratch of a forward pass lies: biases, a part for each share of the batch.
 
 A part has the rows of a chunk: inputs, pre-activations, the products h @ Wh of a step where a cell wants them apart,
 and hidden states, with those before the chunk in the first rows, which carry the state from call to call. `x` to `h`
@@ -145,7 +154,7 @@ def project(work, x, x_stride, rows, depth, weights, hidden, gates, first_unit, 
 @expanded
 def recur(work, h, h_stride, rows, weights, hidden, gates, first_unit, end_unit, source, start, start_stride, z,
           z_stride, descending, buffer):  # fmt: skip
-    """Recur: z = start + h @ Wh for the rows of a step and some units, where z and, in `source`, start begin; overwrites z.
+    """Recur: z = start + h @ Wh for the rows of a step and some units; overwrites z. The start lies in `source`.
 
     Steps are `descending` by turns, see `multiply`; so it is in `recur_backward`.
     """
@@ -163,7 +172,7 @@ def recur(work, h, h_stride, rows, weights, hidden, gates, first_unit, end_unit,
 @expanded
 def transposed_product(work, dz, dz_stride, rows, matrix, offset, packed, columns, hidden, gates, first, end,
                        start, start_stride, out, out_stride, descending, buffer):  # fmt: skip
-    """out = start + dz @ W.T for W (columns, G * H), some rows, and vectors `first .. end` of the columns."""
+    """Out = start + dz @ W.T for W (columns, G * H), some rows, and vectors `first .. end` of the columns."""
     if packed:
         depth, column = unit_count(work, hidden) * gates * lanes(work), first * lanes(work)
         multiply(work, dz, dz_stride, rows, matrix, offset + column * depth, depth, end - first,
@@ -257,7 +266,7 @@ def accumulate(work, at, weights, dx, dWx, dWh, length, begin, steps, batch, inp
 
 @expanded
 def add_product(work, at, a, rows, b, depth, columns, sums, gradient, blocked, panel, panels, is_first):
-    """Total += A @ B for `rows` rows and some panels of columns in one block; `total` starts from zero if `is_first`."""
+    """Total += A @ B for `rows` rows and some panels of columns in one block; it starts from zero if `is_first`."""
     width = panel_width(work)
     if blocked:
         stride = PANELS_AT_ONCE * width
