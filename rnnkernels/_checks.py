@@ -5,13 +5,17 @@ functions return what the kernels need: arrays of one float dtype, C-contiguous 
 argument is so already.
 """
 
+import sys
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
+from rnnkernels.kernels import jit
+
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
+INTP = np.dtype(np.intp)
 
 CacheT = TypeVar("CacheT")
 
@@ -38,7 +42,7 @@ def check_floats(names: str, *values: Any) -> list[np.ndarray]:
     Returns
     -------
     list of ndarray
-        C-contiguous, aligned arrays of dtype float32 or float64, `np.result_type` of the arguments.
+        C-contiguous, aligned arrays of dtype float32 or float64, `np.result_type` of the arguments; see `for_kernels`.
 
     Raises
     ------
@@ -47,26 +51,56 @@ def check_floats(names: str, *values: Any) -> list[np.ndarray]:
     ValueError
         If an argument cannot be made an array.
     """
+    return [for_kernels(array) for array in check_given_floats(names, *values)]
+
+
+def check_given_floats(names: str, *values: Any) -> list[np.ndarray]:
+    """Do as `check_floats`, but return the caller's own arrays where they fit: what is read-only stays so.
+
+    These are what a cache may hold, and what an entry point of a kernel takes.
+    """
     dtype = getattr(values[0], "dtype", None)
-    if dtype in (FLOAT32, FLOAT64) and all(
-        type(value) is np.ndarray and value.dtype == dtype and value.flags.carray for value in values
-    ):
-        return list(values)
+    for value in values:
+        if type(value) is not np.ndarray or value.dtype != dtype:
+            break
+        flags = value.flags
+        if not (flags.c_contiguous and flags.aligned):
+            break
+    else:
+        if dtype in (FLOAT32, FLOAT64):
+            return list(values)
     arrays = [_as_array(name, value) for name, value in zip(names.split(), values, strict=True)]
     dtypes = []
     for name, array in zip(names.split(), arrays, strict=True):
-        if array.dtype.kind in "iu" or array.dtype.newbyteorder("=") in (FLOAT32, FLOAT64):
+        if array.dtype.kind in "iuf" and (array.dtype.kind != "f" or array.dtype.itemsize in (4, 8)):
             dtypes.append(array.dtype.newbyteorder("="))
         else:
             raise TypeError(
                 f"`{name}` must be of float32 or float64, or of integers, which count as float64; got {array.dtype}. "
-                f"Convert it, for example with `{name}.astype(np.float32)`."
+                f"Convert it, for example with `np.asarray({name}, np.float32)`."
             )
     common = np.result_type(*dtypes)
-    return [_in_layout(array, common if common.kind == "f" else FLOAT64) for array in arrays]
+    return [np.require(array, common if common.kind == "f" else FLOAT64, ["C", "A"]) for array in arrays]
+
+
+def check_given_float(name: str, value: Any) -> np.ndarray:
+    """Do as `check_given_floats` for one argument."""
+    if type(value) is np.ndarray and ((dtype := value.dtype) is FLOAT32 or dtype is FLOAT64):
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            return value
+    return check_given_floats(name, value)[0]
+
+
+IF_NONE = {
+    "b": " A layer without bias takes zeros.",
+    "mask": " Where every step counts it is `np.ones(y.shape)`.",
+}
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
+    if value is None:
+        raise TypeError(f"`{name}` must be an array; got None.{IF_NONE.get(name, ' It has no default.')}")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -74,7 +108,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
 
 
 class _WritableAlias:
-    """The memory of a read-only array, for kernels that do not write to it; see `_in_layout`."""
+    """The memory of a read-only array, for kernels that do not write to it; see `for_kernels`."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -83,12 +117,18 @@ class _WritableAlias:
         self.__array_interface__ = interface
 
 
-def _in_layout(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    array = np.require(array, dtype, ["C", "A"])
-    if array.flags.writeable:
-        return array
-    # Numba compiles a kernel once more for read-only arguments, and a copy could be large.
-    return np.asarray(_WritableAlias(array))
+def for_kernels(array: np.ndarray) -> np.ndarray:
+    """Return the array, or its memory as a writable one if it is read-only.
+
+    Numba compiles a kernel once more for read-only arguments, and a copy could be large. The alias is for the arguments
+    of kernels only: who writes to it may end the process. A cache holds `as_given` of it.
+    """
+    return array if array.flags.writeable else np.asarray(_WritableAlias(array))
+
+
+def as_given(array: np.ndarray) -> np.ndarray:
+    """Return the read-only array that `for_kernels` made this one of, or the array itself."""
+    return array.base.array if type(array.base) is _WritableAlias else array
 
 
 def check_indices(name: str, value: Any, used: np.ndarray | None = None) -> np.ndarray:
@@ -101,16 +141,34 @@ def check_indices(name: str, value: Any, used: np.ndarray | None = None) -> np.n
     IndexError
         If one is larger than any index.
     """
+    if type(value) is np.ndarray and value.dtype == INTP:
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            return value
     array = _as_array(name, value)
     if array.dtype.kind not in "iu" and array.size > 0:
+        _reject_long_integers(name, value)
         raise TypeError(f"`{name}` must be of integers, since it holds indices; got {array.dtype}.")
     if array.dtype.kind == "u" and array.dtype.itemsize >= np.dtype(np.intp).itemsize:
         if used is not None and used.shape == array.shape:
-            array = np.where(used, array, np.zeros((), array.dtype))
+            array = np.where(used != 0, array, np.zeros((), array.dtype))
         if array.size > 0 and array.max() > np.iinfo(np.intp).max:
-            place = tuple(int(i) for i in np.unravel_index(int(np.argmax(array)), array.shape))
-            raise IndexError(f"`{name}`[{', '.join(map(str, place))}] = {array[place]} is beyond every array.")
-    return _in_layout(array, np.dtype(np.intp))
+            place = np.unravel_index(int(np.argmax(array)), array.shape)
+            raise IndexError(f"`{name}`{_at(place)} = {array[place]} is beyond every array.")
+    return np.require(array, INTP, ["C", "A"])
+
+
+def _reject_long_integers(name: str, value: Any) -> None:
+    """Name the first index that no integer dtype holds, where only such make a list of integers something else."""
+    numbers = np.asarray(value, object)
+    if all(isinstance(number, int | np.integer) and not isinstance(number, bool) for number in numbers.flat):
+        for place, number in np.ndenumerate(numbers):
+            if not -sys.maxsize <= number <= sys.maxsize:
+                raise IndexError(f"`{name}`{_at(place)} = {number} is beyond every array.")
+
+
+def _at(place: tuple[Any, ...]) -> str:
+    return f"[{', '.join(str(int(i)) for i in place)}]" if place else ""
 
 
 def check_index_range(name: str, indices: np.ndarray, count: int, rule: str, used: np.ndarray | None = None) -> None:
@@ -127,10 +185,8 @@ def check_index_range(name: str, indices: np.ndarray, count: int, rule: str, use
     if used is not None:
         outside &= used
     if outside.any():
-        place = tuple(int(i) for i in np.argwhere(outside)[0])
-        raise IndexError(
-            f"`{name}`[{', '.join(map(str, place))}] = {indices[place]} is outside 0 <= index < {rule} = {count}."
-        )
+        place = tuple(np.argwhere(outside)[0])
+        raise IndexError(f"`{name}`{_at(place)} = {indices[place]} is outside 0 <= index < {rule} = {count}.")
 
 
 def check_axes(name: str, array: np.ndarray, symbols: str, cure: str = "") -> None:
@@ -306,6 +362,29 @@ def check_cache(cache: Any, kind: type[CacheT], forward: str) -> CacheT:
     raise TypeError(f"`cache` must be the {kind.__name__} that {forward} returned; got {type(cache).__name__}.")
 
 
+def check_cache_array(name: str, array: Any, axes: int | None, dtype: np.dtype | None = None) -> None:
+    """Reject an array of a cache that is not as the forward function left it: kernels check nothing.
+
+    Without a dtype it must be of float32 or float64. Axes that are None may be any.
+
+    Raises
+    ------
+    ValueError
+        If its dtype, layout or number of axes is another.
+    """
+    if type(array) is np.ndarray and (array.ndim == axes or axes is None):
+        flags = array.flags
+        fits = array.dtype in (FLOAT32, FLOAT64) if dtype is None else array.dtype == dtype
+        if fits and flags.c_contiguous and flags.aligned:
+            return
+    got = f"{array.dtype}, {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    wanted = "" if axes is None else f" with {axes} axes"
+    raise ValueError(
+        f"`cache.{name}` must be a C-contiguous array of {dtype or 'float32 or float64'}{wanted}; got {got}. "
+        "Leave a cache and its arrays as the forward function made them until the backward call."
+    )
+
+
 def check_single_step(x: np.ndarray, forward: str) -> None:
     """Reject the cache of a sequence where that of a step is wanted, by its inputs `x` (N, T, D).
 
@@ -329,9 +408,16 @@ def check_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], 
     TypeError, ValueError
         If its dtype or shape does not fit.
     """
-    (gradient,) = check_floats(name, value)
-    check_shape(name, gradient, symbols, shape, "the cache")
-    return gradient if gradient.dtype == dtype else gradient.astype(np.result_type(gradient, dtype))
+    gradient = check_given_gradient(name, value, symbols, shape, dtype)
+    return for_kernels(gradient)
+
+
+def check_given_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Do as `check_gradient`, but return the caller's own array where it fits, which may be read-only."""
+    gradient = check_given_float(name, value)
+    if gradient.shape != shape:
+        check_shape(name, gradient, symbols, shape, "the cache")
+    return gradient if gradient.dtype is dtype else gradient.astype(np.result_type(gradient, dtype), copy=False)
 
 
 def check_mask(name: str, value: Any) -> np.ndarray:
@@ -342,10 +428,12 @@ def check_mask(name: str, value: Any) -> np.ndarray:
     TypeError
         If it is of another dtype.
     """
+    if type(value) is np.ndarray and value.dtype == np.bool_:
+        return value.astype(FLOAT64, "C")
     array = _as_array(name, value)
     if array.dtype.kind not in "biuf" and array.size > 0:
         raise TypeError(f"`{name}` must be of booleans or of real numbers, which are weights; got {array.dtype}.")
-    return _in_layout(array, FLOAT64)
+    return np.require(array, FLOAT64, ["C", "A"])
 
 
 def check_float_dtype(name: str, value: Any) -> np.dtype:
@@ -394,3 +482,20 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 def check_num_threads(num_threads: Any) -> int:
     """Return a number of threads; raises as `check_count`."""
     return check_count("num_threads", num_threads)
+
+
+def refuse_without_compiler() -> NoReturn:
+    """Say why nothing can be computed where Numba's compiler is switched off.
+
+    Raises
+    ------
+    RuntimeError
+        Always.
+    """
+    raise RuntimeError(
+        "the kernels of rnnkernels are compiled by Numba, which NUMBA_DISABLE_JIT=1 forbids. Unset it before the first"
+        " import of numba, or call the same functions in rnnkernels.reference, which are plain NumPy."
+    )
+
+
+jit.refuse = refuse_without_compiler
