@@ -5,15 +5,18 @@ functions return what the kernels need: arrays of one float dtype, C-contiguous 
 argument is so already.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
+from rnnkernels.kernels import jit
 from rnnkernels.kernels.cell import Cell
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
+INTP = np.dtype(np.intp)
 
 CacheT = TypeVar("CacheT")
 
@@ -115,10 +118,6 @@ class _WritableAlias:
         self.__array_interface__ = interface
 
 
-def _in_layout(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return for_kernels(np.require(array, dtype, ["C", "A"]))
-
-
 def for_kernels(array: np.ndarray) -> np.ndarray:
     """Return the array, or its memory as a writable one if it is read-only.
 
@@ -143,16 +142,34 @@ def check_indices(name: str, value: Any, used: np.ndarray | None = None) -> np.n
     IndexError
         If one is larger than any index.
     """
+    if type(value) is np.ndarray and value.dtype == INTP:
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:
+            return value
     array = _as_array(name, value)
     if array.dtype.kind not in "iu" and array.size > 0:
+        _reject_long_integers(name, value)
         raise TypeError(f"`{name}` must be of integers, since it holds indices; got {array.dtype}.")
     if array.dtype.kind == "u" and array.dtype.itemsize >= np.dtype(np.intp).itemsize:
         if used is not None and used.shape == array.shape:
-            array = np.where(used, array, np.zeros((), array.dtype))
+            array = np.where(used != 0, array, np.zeros((), array.dtype))
         if array.size > 0 and array.max() > np.iinfo(np.intp).max:
-            place = tuple(int(i) for i in np.unravel_index(int(np.argmax(array)), array.shape))
-            raise IndexError(f"`{name}`[{', '.join(map(str, place))}] = {array[place]} is beyond every array.")
-    return _in_layout(array, np.dtype(np.intp))
+            place = np.unravel_index(int(np.argmax(array)), array.shape)
+            raise IndexError(f"`{name}`{_at(place)} = {array[place]} is beyond every array.")
+    return np.require(array, INTP, ["C", "A"])
+
+
+def _reject_long_integers(name: str, value: Any) -> None:
+    """Name the first index that no integer dtype holds, where only such make a list of integers something else."""
+    numbers = np.asarray(value, object)
+    if all(isinstance(number, int | np.integer) and not isinstance(number, bool) for number in numbers.flat):
+        for place, number in np.ndenumerate(numbers):
+            if not -sys.maxsize <= number <= sys.maxsize:
+                raise IndexError(f"`{name}`{_at(place)} = {number} is beyond every array.")
+
+
+def _at(place: tuple[Any, ...]) -> str:
+    return f"[{', '.join(str(int(i)) for i in place)}]" if place else ""
 
 
 def check_index_range(name: str, indices: np.ndarray, count: int, rule: str, used: np.ndarray | None = None) -> None:
@@ -169,10 +186,8 @@ def check_index_range(name: str, indices: np.ndarray, count: int, rule: str, use
     if used is not None:
         outside &= used
     if outside.any():
-        place = tuple(int(i) for i in np.argwhere(outside)[0])
-        raise IndexError(
-            f"`{name}`[{', '.join(map(str, place))}] = {indices[place]} is outside 0 <= index < {rule} = {count}."
-        )
+        place = tuple(np.argwhere(outside)[0])
+        raise IndexError(f"`{name}`{_at(place)} = {indices[place]} is outside 0 <= index < {rule} = {count}.")
 
 
 def check_axes(name: str, array: np.ndarray, symbols: str, cure: str = "") -> None:
@@ -518,8 +533,8 @@ def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, l
     for array, (name, shape) in zip(cache, wanted.items(), strict=True):
         if array.shape != shape or array.dtype is not dtype:
             raise ValueError(
-                f"`cache.{name}` must be as {forward} left it, an array of {dtype} of shape {shape} to match the others;"
-                f" got {_kind_of(array)}. Call {forward} again; to keep a cache elsewhere, pickle it."
+                f"`cache.{name}` must be as {forward} left it, an array of {dtype} of shape {shape} to match the"
+                f" others; got {_kind_of(array)}. Call {forward} again; to keep a cache elsewhere, pickle it."
             )
     return cache
 
@@ -527,6 +542,29 @@ def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, l
 def _kind_of(value: Any) -> str:
     return (
         f"an array of {value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+    )
+
+
+def check_cache_array(name: str, array: Any, axes: int | None, dtype: np.dtype | None = None) -> None:
+    """Reject an array of a cache that is not as the forward function left it: kernels check nothing.
+
+    Without a dtype it must be of float32 or float64. Axes that are None may be any.
+
+    Raises
+    ------
+    ValueError
+        If its dtype, layout or number of axes is another.
+    """
+    if type(array) is np.ndarray and (array.ndim == axes or axes is None):
+        flags = array.flags
+        fits = array.dtype in (FLOAT32, FLOAT64) if dtype is None else array.dtype == dtype
+        if fits and flags.c_contiguous and flags.aligned:
+            return
+    got = f"{array.dtype}, {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    wanted = "" if axes is None else f" with {axes} axes"
+    raise ValueError(
+        f"`cache.{name}` must be a C-contiguous array of {dtype or 'float32 or float64'}{wanted}; got {got}. "
+        "Leave a cache and its arrays as the forward function made them until the backward call."
     )
 
 
@@ -553,10 +591,16 @@ def check_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], 
     TypeError, ValueError
         If its dtype or shape does not fit.
     """
+    gradient = check_given_gradient(name, value, symbols, shape, dtype)
+    return for_kernels(gradient)
+
+
+def check_given_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Do as `check_gradient`, but return the caller's own array where it fits, which may be read-only."""
     gradient = check_given_float(name, value)
     if gradient.shape != shape:
         check_shape(name, gradient, symbols, shape, "the cache")
-    return gradient if gradient.dtype is dtype else gradient.astype(np.result_type(gradient, dtype))
+    return gradient if gradient.dtype is dtype else gradient.astype(np.result_type(gradient, dtype), copy=False)
 
 
 def check_dstate(
@@ -595,10 +639,12 @@ def check_mask(name: str, value: Any) -> np.ndarray:
     TypeError
         If it is of another dtype.
     """
+    if type(value) is np.ndarray and value.dtype == np.bool_:
+        return value.astype(FLOAT64, "C")
     array = _as_array(name, value)
     if array.dtype.kind not in "biuf" and array.size > 0:
         raise TypeError(f"`{name}` must be of booleans or of real numbers, which are weights; got {array.dtype}.")
-    return _in_layout(array, FLOAT64)
+    return np.require(array, FLOAT64, ["C", "A"])
 
 
 def check_float_dtype(name: str, value: Any) -> np.dtype:
@@ -666,3 +712,20 @@ def check_replacements(parameters: dict[str, np.ndarray], given: dict[str, Any])
         if name not in parameters:
             raise ValueError(f"`{name}` is no parameter of this layer; it has {', '.join(parameters)}.")
     return {**parameters, **given}
+
+
+def refuse_without_compiler() -> NoReturn:
+    """Say why nothing can be computed where Numba's compiler is switched off.
+
+    Raises
+    ------
+    RuntimeError
+        Always.
+    """
+    raise RuntimeError(
+        "the kernels of rnnkernels are compiled by Numba, which NUMBA_DISABLE_JIT=1 forbids. Unset it before the first"
+        " import of numba, or call the same functions in rnnkernels.reference, which are plain NumPy."
+    )
+
+
+jit.refuse = refuse_without_compiler

@@ -1,6 +1,7 @@
 """Where arrays come from: results for the caller, and aligned scratch for the kernels."""
 
 import math
+import threading
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -10,6 +11,28 @@ from rnnkernels.kernels.simd import CACHE_LINE_BYTES
 
 empty = np.empty
 """An array for a result or for a cache, of a shape and a dtype; its contents are arbitrary."""
+
+zeros = np.zeros
+"""The same filled with zeros; what is large comes from the system so, and costs nothing until it is used."""
+
+SCRATCH_BYTES = 64 << 10
+"""Scratch that each thread keeps for its small calls: to get new memory takes longer than many of them."""
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.by_dtype: dict[np.dtype, np.ndarray] = {}
+
+
+_scratch = _Scratch()
+
+
+def thread_scratch(dtype: np.dtype) -> np.ndarray:
+    """Return SCRATCH_BYTES of this thread as an array of one row, for one kernel call: the next one gets it again."""
+    kept = _scratch.by_dtype.get(dtype)
+    if kept is None:
+        kept = _scratch.by_dtype[dtype] = aligned_empty((1, SCRATCH_BYTES // dtype.itemsize), dtype)
+    return kept
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

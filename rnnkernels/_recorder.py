@@ -48,6 +48,8 @@ class Record:
     kept: dict[str, Array] = dataclasses.field(default_factory=dict)
     """Arrays of the cache that are not the caller's own."""
     peak_bytes: int | None = None
+    earlier_peak: int = 0
+    """Most memory of the process before a call that was made inside this one, which counts from its own beginning."""
     compiled: int = 0
     loaded: int = 0
 
@@ -88,20 +90,25 @@ def profiled(function: Callable[P, R]) -> Callable[P, R]:
 def _recorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     hearing = listeners
     thread = threading.current_thread()
-    record = _call.record = Record(function.__name__, (thread.ident or 0, thread.name))
+    record = Record(function.__name__, (thread.ident or 0, thread.name))
+    outer = getattr(_call, "record", None)  # a signal handler or an `__array__` method calls in the midst of a call
     code_before = count_machine_code()
     memory_before = 0
     if tracemalloc.is_tracing():
+        memory_before, peak = tracemalloc.get_traced_memory()
+        if outer:
+            outer.earlier_peak = max(outer.earlier_peak, peak)
         tracemalloc.reset_peak()
-        memory_before, _ = tracemalloc.get_traced_memory()
     record.begin_ns = time.perf_counter_ns()
+    _call.record = record
     try:
         result = function(*args, **kwargs)
     finally:
         record.end_ns = time.perf_counter_ns()
-        del _call.record
+        _call.record = outer
     if tracemalloc.is_tracing():
-        record.peak_bytes = tracemalloc.get_traced_memory()[1] - memory_before - sum(t.nbytes for t in record.traces)
+        peak = max(tracemalloc.get_traced_memory()[1], record.earlier_peak)
+        record.peak_bytes = peak - memory_before - sum(t.nbytes for t in record.traces)
     code = count_machine_code()
     record.compiled = code.compiled - code_before.compiled
     record.loaded = code.loaded - code_before.loaded

@@ -9,7 +9,7 @@ from rnnkernels._checks import (
     check_arguments,
     check_cell_cache,
     check_dstate,
-    check_gradient,
+    check_given_gradient,
     check_single_step,
 )
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
@@ -70,7 +70,7 @@ def backward(
     (N, T, _), H = cache.x.shape, cache.h0.shape[1]
     dtype = cache.x.dtype
     if dh is not None:
-        dh = check_gradient("dh", dh, "(N, T, H)", (N, T, H), dtype)
+        dh = check_given_gradient("dh", dh, "(N, T, H)", (N, T, H), dtype)
         dtype = dh.dtype
     last = check_dstate(cell.states, dstate, (N, H), dtype)
     cache = cache.in_dtype(dtype)
@@ -132,7 +132,7 @@ def step_backward(
     for name, gradient in zip(names, gradients, strict=True):
         if is_vector and gradient is not None and np.ndim(gradient) == 1:
             gradient = np.asarray(gradient)[None]
-        checked.append(check_gradient(name, gradient, "(N, H)", shape, dtype))
+        checked.append(check_given_gradient(name, gradient, "(N, H)", shape, dtype))
         dtype = checked[-1].dtype
     checked = [gradient.astype(dtype, copy=False) for gradient in checked]
     cache = cache.in_dtype(dtype)

@@ -7,7 +7,7 @@ import numpy as np
 
 from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
-from rnnkernels._checks import Sizes
+from rnnkernels._checks import Sizes, for_kernels
 from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS, THREAD_ROWS
@@ -189,7 +189,7 @@ def pack(
     """Return weights as panels of these shapes; `kernel` is `layout.pack_columns` or `layout.pack_transposed`."""
     packed = aligned_empty_together(shapes, matrices[0].dtype)
     for weights, panels in zip(matrices, packed, strict=True):
-        team.run(kernel, (weights, gates, panels), (max(len(weights) // PACKED_ROWS, 1),))
+        team.run(kernel, (for_kernels(weights), gates, panels), (max(len(weights) // PACKED_ROWS, 1),))
     return packed
 
 

@@ -142,6 +142,13 @@ def threads_for(flops: float, parts: int, num_threads: int | None) -> int:
     return max(min(allowed, parts, int(flops / THREAD_FLOPS), kernels.MOST_MEMBERS), 1)
 
 
+def is_for_one(flops: float, num_threads: int | None) -> bool:
+    """Whether a call with `flops` operations is too small for a second thread, or is to have one only."""
+    if num_threads is not None and check_num_threads(num_threads) == 1:
+        return flops < SEGMENT_FLOPS
+    return flops < 2 * THREAD_FLOPS
+
+
 class Team:
     """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block."""
 

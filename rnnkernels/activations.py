@@ -4,10 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_floats
+from rnnkernels._checks import check_given_floats
 from rnnkernels._memory import empty
 from rnnkernels._recorder import profiled
+from rnnkernels._threads import segments
 from rnnkernels.kernels import activations as kernels
+
+FLOPS_EACH = 100
+"""Operations on one number, about, where memory is slow; divides long calls."""
+
+SMALL = 1 << 20
+"""Numbers below which nobody asks how to divide a call."""
 
 
 @profiled
@@ -35,7 +42,13 @@ def sigmoid(x: Any) -> np.ndarray:
     >>> sigmoid([-1000.0, 0.0, 1000.0])
     array([0. , 0.5, 1. ])
     """
-    (x,) = check_floats("x", x)
+    (x,) = check_given_floats("x", x)
     out = empty(x.shape, x.dtype)
-    kernels.sigmoid_of_array(x.reshape(-1), out.reshape(-1))
+    numbers, results = x.reshape(-1), out.reshape(-1)
+    kernel = kernels.SIGMOID_OF_ARRAY[x.dtype]
+    if x.size < SMALL:
+        kernel(numbers, results)
+        return out
+    for begin, end in segments(x.size, FLOPS_EACH):
+        kernel(numbers[begin:end], results[begin:end])
     return out

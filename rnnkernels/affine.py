@@ -6,15 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_axes, check_cache, check_floats, check_gradient, check_shape
-from rnnkernels._memory import aligned_empty, aligned_zeros, empty
+from rnnkernels._checks import (
+    check_axes,
+    check_cache,
+    check_cache_array,
+    check_given_floats,
+    check_given_gradient,
+    check_shape,
+    for_kernels,
+)
+from rnnkernels._memory import aligned_empty, aligned_zeros, empty, thread_scratch
 from rnnkernels._recorder import profiled
 from rnnkernels._sequence import blocks_shape, pack, panel_columns, panels_shape, row_stride, unit_columns, unpack
-from rnnkernels._threads import Team, segments, threads_for
+from rnnkernels._threads import Team, is_for_one, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
 from rnnkernels.kernels import layout, passes
 from rnnkernels.kernels.simd import lanes_of
+
+FEW_ROWS = 32
+"""Rows up to which weights are read where they lie or a block at a time."""
+
+SMALL_FLOPS = 2e6
+"""Work of a call with more rows up to which that takes less time than to pack them."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,17 +87,28 @@ def temporal_affine_forward(
     >>> out
     array([[[1.5, 2.5, 3.5]]])
     """
-    x, w, b = check_floats("x w b", x, w, b)
-    check_axes("x", x, "(N, T, D)")
-    check_axes("b", b, "(M,)")
-    N, T, D = x.shape
-    M = b.shape[0]
-    check_shape("w", w, "(D, M)", (D, M), "`x` and `b`")
+    x, w, b = check_given_floats("x w b", x, w, b)
+    if x.ndim != 3 or b.ndim != 1:
+        check_axes("x", x, "(N, T, D)")
+        check_axes("b", b, "(M,)")
+    (N, T, D), (M,) = x.shape, b.shape
+    if w.shape != (D, M):
+        check_shape("w", w, "(D, M)", (D, M), "`x` and `b`")
     out = empty((N, T, M), x.dtype)
-    start = aligned_empty((1, panel_columns(M, x.dtype)), x.dtype)
-    passes.interleave_biases((b,), 1, start.reshape(-1), 0, start.size // lanes_of(x.dtype))
-    _multiply_rows(layout.pack_columns, x.reshape(N * T, D), w, start, out.reshape(N * T, M), num_threads)
+    rows, results = x.reshape(N * T, D), out.reshape(N * T, M)
+    if _is_small(N * T, 2 * D * M, num_threads):
+        kernels.FORWARD_ALONE[x.dtype](rows, w, b, results, thread_scratch(x.dtype))
+    else:
+        start = aligned_empty((1, panel_columns(M, x.dtype)), x.dtype)
+        passes.interleave_biases((for_kernels(b),), 1, start.reshape(-1), 0, start.size // lanes_of(x.dtype))
+        _multiply_rows(layout.pack_columns, for_kernels(rows), for_kernels(w), start, results, num_threads)
     return out, TemporalAffineCache(x, w) if keep_cache else None
+
+
+def _is_small(rows: int, flops_each: int, num_threads: int | None) -> bool:
+    """Whether a call is for one thread, and has so few rows or so little work that packing does not pay."""
+    flops = rows * flops_each
+    return (rows <= FEW_ROWS or flops < SMALL_FLOPS) and is_for_one(flops, num_threads)
 
 
 def _multiply_rows(
@@ -145,21 +170,29 @@ def temporal_affine_backward(
            [2., 2., 2.]])
     """
     cache = check_cache(cache, TemporalAffineCache, "temporal_affine_forward")
-    N, T, D = cache.x.shape
-    M = cache.w.shape[1]
-    dout = check_gradient("dout", dout, "(N, T, M)", (N, T, M), cache.x.dtype).reshape(N * T, M)
+    check_cache_array("x", cache.x, 3)
+    check_cache_array("w", cache.w, 2)
+    (N, T, D), M = cache.x.shape, cache.w.shape[1]
+    if cache.w.shape[0] != D:
+        check_shape("cache.w", cache.w, "(D, M)", (D, M), "`cache.x`")
+    dout = check_given_gradient("dout", dout, "(N, T, M)", (N, T, M), cache.x.dtype)
     dtype = dout.dtype
-    x, w = (np.ascontiguousarray(a, dtype) for a in (cache.x.reshape(N * T, D), cache.w))
+    x, w, dout = cache.x.reshape(N * T, D), cache.w, dout.reshape(N * T, M)
+    if not (x.dtype is dtype and w.dtype is dtype):
+        x, w = x.astype(dtype, copy=False), w.astype(dtype, copy=False)
 
-    dx = empty((N, T, D), dtype)
+    dx, dw, db = empty((N, T, D), dtype), empty((D, M), dtype), empty((M,), dtype)
+    if _is_small(N * T, 4 * D * M, num_threads):
+        kernels.BACKWARD_ALONE[dtype](x, w, dout, dx.reshape(N * T, D), dw, db, thread_scratch(dtype))
+        return dx, dw, db
+
+    x, w, dout = for_kernels(x), for_kernels(w), for_kernels(dout)
     zeros = aligned_zeros((1, panel_columns(max(D, M), dtype)), dtype)
     _multiply_rows(layout.pack_transposed, dout, w, zeros, dx.reshape(N * T, D), num_threads)
-
-    dw, db = empty((D, M), dtype), empty((1, M), dtype)
     if N * T == 0:
         dw.fill(0)
         db.fill(0)
-        return dx, dw, db[0]
+        return dx, dw, db
     columns = panel_columns(M, dtype)
     sums = aligned_empty(blocks_shape(D, M, dtype), dtype), aligned_empty((1, columns), dtype)
     block, panels = min(BACKWARD_CHUNK_ROWS, N * T), columns // panel_columns(1, dtype)
@@ -174,5 +207,5 @@ def temporal_affine_backward(
             data = (x, dout, *sums, *scratch, zeros)
             team.run(kernels.affine_accumulate, data, (begin, end, block, parts))
         unpack(team, sums[0], 1, dw)
-    db[...] = sums[1][:, :M]
-    return dx, dw, db[0]
+    db[...] = sums[1][0, :M]
+    return dx, dw, db

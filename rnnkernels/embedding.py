@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 
 from rnnkernels._checks import (
+    INTP,
     check_axes,
     check_cache,
-    check_floats,
-    check_gradient,
+    check_cache_array,
+    check_given_float,
+    check_given_gradient,
     check_index_range,
     check_indices,
+    for_kernels,
 )
-from rnnkernels._memory import empty
+from rnnkernels._memory import empty, zeros
 from rnnkernels._recorder import profiled
 from rnnkernels._sequence import panel_columns
-from rnnkernels._threads import Team, segments, threads_for
+from rnnkernels._threads import Team, is_for_one, segments, threads_for
 from rnnkernels._tuning import EMBEDDING_PART_ROWS
 from rnnkernels.kernels import embedding as kernels
 
@@ -27,7 +30,7 @@ class WordEmbeddingCache:
 
     Attributes
     ----------
-    x : ndarray of shape (N, T)
+    x : ndarray of integers of any shape
         Word indices: the caller's array, not a copy, unless its dtype or layout had to change.
     W : ndarray of shape (V, D)
         Word vectors, likewise; only their shape and dtype matter.
@@ -45,8 +48,8 @@ def word_embedding_forward(
 
     Parameters
     ----------
-    x : array_like of integers of shape (N, T)
-        Word indices, 0 <= index < V.
+    x : array_like of integers of shape (N, T), or of any other
+        Word indices, 0 <= index < V: one word, one for each row, sequences.
     W : array_like of shape (V, D)
         Word vectors, float32 or float64.
     keep_cache : bool, default True
@@ -57,7 +60,7 @@ def word_embedding_forward(
     Returns
     -------
     out : ndarray of shape (N, T, D)
-        `W[x]`, in the dtype of `W`.
+        `W[x]`, in the dtype of `W`; of the shape of `x` and (D,) for others.
     cache : WordEmbeddingCache or None
         For `word_embedding_backward`; None if `keep_cache` is false.
 
@@ -79,17 +82,24 @@ def word_embedding_forward(
             [0. , 0.5]]])
     """
     x = check_indices("x", x)
-    (W,) = check_floats("W", W)
-    check_axes("x", x, "(N, T)")
-    check_axes("W", W, "(V, D)")
-    check_index_range("x", x, W.shape[0], "V")
-    out = empty((*x.shape, W.shape[1]), W.dtype)
-    rows = out.reshape(x.size, W.shape[1])
-    threads = threads_for(x.size * W.shape[1], -(-x.size // EMBEDDING_PART_ROWS), num_threads)
-    with Team(threads) as team:
-        for begin, end in segments(x.size, W.shape[1]):
-            parts = -(-(end - begin) // EMBEDDING_PART_ROWS)
-            team.run(kernels.word_embedding_gather, (x.reshape(-1), W, rows), (begin, end, parts))
+    W = check_given_float("W", W)
+    if W.ndim != 2:
+        check_axes("W", W, "(V, D)")
+    (V, D), count = W.shape, x.size
+    out = empty((*x.shape, D), W.dtype)
+    if is_for_one(count * D, num_threads):
+        words, rows = (x, out) if x.ndim == 2 else (x.reshape(1, count), out.reshape(1, count, D))
+        if kernels.LOOKUP[W.dtype](words, W, rows) < count:
+            check_index_range("x", x, V, "V")
+    else:
+        check_index_range("x", x, V, "V")
+        words, rows = x.reshape(count), out.reshape(count, D)
+        threads = threads_for(count * D, -(-count // EMBEDDING_PART_ROWS), num_threads)
+        with Team(threads) as team:
+            for begin, end in segments(count, D):
+                parts = -(-(end - begin) // EMBEDDING_PART_ROWS)
+                data = for_kernels(words), for_kernels(W), rows
+                team.run(kernels.word_embedding_gather, data, (begin, end, parts))
     return out, WordEmbeddingCache(x, W) if keep_cache else None
 
 
@@ -101,8 +111,8 @@ def word_embedding_backward(
 
     Parameters
     ----------
-    dout : array_like of shape (N, T, D)
-        Gradient of the loss with respect to the looked-up vectors.
+    dout : array_like of shape (N, T, D), or that of the looked-up vectors
+        Gradient of the loss with respect to them.
     cache : WordEmbeddingCache
         From `word_embedding_forward`. It is not changed and can be used again.
     num_threads : int, optional
@@ -118,7 +128,7 @@ def word_embedding_backward(
     TypeError
         If `dout` is not numeric as for `word_embedding_forward`, or `cache` is not a cache of it.
     ValueError
-        If `dout` is not of the shape of the looked-up vectors.
+        If `dout` is not of the shape of the looked-up vectors, or an array of the cache is no longer what it was.
     IndexError
         If the indices were changed since the forward pass, and one is now outside its range.
 
@@ -132,15 +142,24 @@ def word_embedding_backward(
            [0.]])
     """
     cache = check_cache(cache, WordEmbeddingCache, "word_embedding_forward")
-    (N, T), (V, D) = cache.x.shape, cache.W.shape
-    dout = check_gradient("dout", dout, "(N, T, D)", (N, T, D), cache.W.dtype)
-    check_index_range("cache.x", cache.x, V, "V")
-    dW = empty((V, D), dout.dtype)
-    dW.fill(0)
+    x, W = cache.x, cache.W
+    check_cache_array("x", x, None, INTP)
+    check_cache_array("W", W, 2)
+    (V, D), count = W.shape, x.size
+    symbols = "(N, T, D)" if x.ndim == 2 else "(*shape of x, D)"
+    dout = check_given_gradient("dout", dout, symbols, (*x.shape, D), W.dtype)
+    dW = zeros((V, D), dout.dtype)
+    if is_for_one(count * D, num_threads):
+        words, rows = (x, dout) if x.ndim == 2 else (x.reshape(1, count), dout.reshape(1, count, D))
+        if kernels.SUM[dW.dtype](words, rows, dW) < count:
+            check_index_range("cache.x", x, V, "V")
+        return dW
+    words, rows = x.reshape(count), dout.reshape(count, D)
+    check_index_range("cache.x", x, V, "V")
     vectors = panel_columns(D, dW.dtype) // panel_columns(1, dW.dtype)
-    threads = threads_for(N * T * D, vectors, num_threads)
+    threads = threads_for(count * D, vectors, num_threads)
     with Team(threads) as team:
-        for begin, end in segments(N * T, D):
-            data = cache.x.reshape(-1), dout.reshape(N * T, D), dW
+        for begin, end in segments(count, D):
+            data = for_kernels(words), for_kernels(rows), dW
             team.run(kernels.word_embedding_scatter, data, (begin, end, threads))
     return dW

@@ -4,10 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_axes, check_floats, check_index_range, check_indices, check_mask, check_shape
+from rnnkernels._checks import (
+    check_axes,
+    check_given_float,
+    check_index_range,
+    check_indices,
+    check_mask,
+    check_shape,
+    for_kernels,
+)
 from rnnkernels._memory import empty
 from rnnkernels._recorder import profiled
-from rnnkernels._threads import Team, segments, threads_for
+from rnnkernels._threads import Team, is_for_one, segments, threads_for
 from rnnkernels._tuning import LOSS_BLOCK_ROWS
 from rnnkernels.kernels import loss as kernels
 
@@ -71,24 +79,33 @@ def temporal_softmax_loss(
     array([[[-0.5,  0.5],
             [ 0. ,  0. ]]])
     """
-    (x,) = check_floats("x", x)
-    check_axes("x", x, "(N, T, V)")
+    x = check_given_float("x", x)
+    if x.ndim != 3:
+        check_axes("x", x, "(N, T, V)")
     N, T, V = x.shape
     mask = check_mask("mask", mask)
-    y = check_indices("y", y, mask != 0)
-    check_shape("y", y, "(N, T)", (N, T), "`x`")
-    check_shape("mask", mask, "(N, T)", (N, T), "`x`")
-    check_index_range("y", y, V, "V", mask != 0)
+    y = check_indices("y", y, mask)
+    if y.shape != (N, T) or mask.shape != (N, T):
+        check_shape("y", y, "(N, T)", (N, T), "`x`")
+        check_shape("mask", mask, "(N, T)", (N, T), "`x`")
     dx = empty((N, T, V), x.dtype)
-    rows = x.reshape(N * T, V), y.reshape(-1), mask.reshape(-1), max(N, 1), dx.reshape(N * T, V)
     flops = FLOPS_PER_SCORE * V
-    threads = threads_for(N * T * flops, -(-N * T // LOSS_BLOCK_ROWS), num_threads)
-    total = 0.0
-    with Team(threads) as team:
-        for begin, end in segments(N * T, flops):
-            sums = empty((-(-(end - begin) // LOSS_BLOCK_ROWS),), np.dtype(np.float64))
-            team.run(kernels.softmax_loss, (*rows, sums), (begin, end, LOSS_BLOCK_ROWS))
-            total += float(sums.sum())
+    rows, labels, weights = x.reshape(N * T, V), y.reshape(N * T), mask.reshape(N * T)
+    gradient = dx.reshape(N * T, V)
+    if is_for_one(N * T * flops, num_threads):
+        total, outside = kernels.ALONE[x.dtype](rows, labels, weights, max(N, 1), gradient, LOSS_BLOCK_ROWS)
+        if outside >= 0:
+            check_index_range("y", y, V, "V", mask != 0)
+    else:
+        check_index_range("y", y, V, "V", mask != 0)
+        data = for_kernels(rows), for_kernels(labels), for_kernels(weights), max(N, 1), gradient
+        threads = threads_for(N * T * flops, -(-N * T // LOSS_BLOCK_ROWS), num_threads)
+        total = 0.0
+        with Team(threads) as team:
+            for begin, end in segments(N * T, flops):
+                sums = empty((-(-(end - begin) // LOSS_BLOCK_ROWS),), np.dtype(np.float64))
+                team.run(kernels.softmax_loss, (*data, sums), (begin, end, LOSS_BLOCK_ROWS))
+                total += float(np.add.accumulate(sums)[-1])  # in the order of parts, as a small call adds them up
     if verbose:
         print("dx_flat: ", (N * T, V))
     return x.dtype.type(total / max(N, 1)), dx

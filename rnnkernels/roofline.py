@@ -13,13 +13,15 @@ References
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rnnkernels._checks import check_count, check_float_dtype, check_num_threads
-from rnnkernels._memory import aligned_zeros
+from rnnkernels._memory import aligned_empty, aligned_zeros
+from rnnkernels._threads import available_threads
 from rnnkernels.kernels import roofline as kernels
 from rnnkernels.kernels import simd
 
@@ -32,6 +34,9 @@ CALL_BYTES = 8 << 20
 CALL_ACTIVATIONS = 1 << 18
 ACTIVATED_BYTES = 8 << 10
 
+PIECE_BYTES = 64 << 20
+"""Most that is read or written before Python sees an interrupt."""
+
 Prepared = tuple[Callable[[], Any], float]
 
 
@@ -43,7 +48,7 @@ def fma_peak(dtype: Any = np.float32, num_threads: int = 1) -> float:
     dtype : dtype_like, default float32
         float32 or float64.
     num_threads : int, default 1
-        Threads that compute at once.
+        Threads that compute at once, at most as many as there are processors for this process.
 
     Returns
     -------
@@ -82,7 +87,7 @@ def read_bandwidth(n_bytes: int, num_threads: int = 1) -> float:
     n_bytes : int
         Size of the buffer; each thread has its own. It is rounded up to whole rounds of loads, some 256 bytes.
     num_threads : int, default 1
-        Threads that read at once.
+        Threads that read at once, at most as many as there are processors for this process.
 
     Returns
     -------
@@ -105,9 +110,12 @@ def read_bandwidth(n_bytes: int, num_threads: int = 1) -> float:
     passes = max(CALL_BYTES // n_bytes, 1)
 
     def prepare() -> Prepared:
-        buffer = aligned_zeros((n_bytes // 4,), np.dtype(np.float32))
-        kernels.read_again(buffer, 1)
-        return lambda: kernels.read_again(buffer, passes), float(passes * n_bytes)
+        buffer = aligned_empty((n_bytes // 4,), np.dtype(np.float32))
+        pieces = [buffer[begin : begin + PIECE_BYTES // 4] for begin in range(0, buffer.size, PIECE_BYTES // 4)]
+        for piece in pieces:
+            piece.fill(0)
+            kernels.read_again(piece, 1)
+        return lambda: [kernels.read_again(piece, passes) for piece in pieces], float(passes * n_bytes)
 
     return _best_rate(prepare, check_num_threads(num_threads))
 
@@ -127,7 +135,7 @@ def activation_rates(dtype: Any = np.float32, num_threads: int = 1) -> Activatio
     dtype : dtype_like, default float32
         float32 or float64.
     num_threads : int, default 1
-        Threads that compute at once.
+        Threads that compute at once, at most as many as there are processors for this process.
 
     Returns
     -------
@@ -162,6 +170,7 @@ def activation_rates(dtype: Any = np.float32, num_threads: int = 1) -> Activatio
 
 def _best_rate(prepare: Callable[[], Prepared], threads: int) -> float:
     """Work per second of threads that start together; `prepare` gives each a call and the work that it does."""
+    threads = min(threads, available_threads())
     rates = np.zeros((threads, ROUNDS))
     together = threading.Barrier(threads)
     prepared = [prepare() for _ in range(threads)]
@@ -178,10 +187,17 @@ def _best_rate(prepare: Callable[[], Prepared], threads: int) -> float:
                 now = time.perf_counter()
             rates[index, number] = calls * work / (now - begin)
 
-    others = [threading.Thread(target=run, args=(index,)) for index in range(1, threads)]
-    for thread in others:
-        thread.start()
-    run(0)
-    for thread in others:
-        thread.join()
+    def run_along(index: int) -> None:
+        with suppress(threading.BrokenBarrierError):
+            run(index)
+
+    others = [threading.Thread(target=run_along, args=(index,), daemon=True) for index in range(1, threads)]
+    try:
+        for thread in others:
+            thread.start()
+        run(0)
+        for thread in others:
+            thread.join()
+    finally:
+        together.abort()  # an interrupt, or a thread that cannot be started: nobody is to wait for it
     return float(rates.sum(axis=0).max())

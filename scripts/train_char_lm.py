@@ -206,6 +206,24 @@ def weight_shapes(settings: Settings, n_words: int) -> dict[str, tuple[int, ...]
     }
 
 
+def check_memory(settings: Settings, n_words: int) -> None:
+    """End with a clear message if training would take more memory than the machine has."""
+    try:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        available = sys.maxsize
+    n_weights = sum(math.prod(shape) for shape in weight_shapes(settings, n_words).values())
+    # Weights, gradient, what Adam keeps and computes with; and of each character what the layers keep and return.
+    n_kept = settings.batch * settings.window * (2 * settings.embedding + 12 * settings.hidden + 3 * n_words)
+    needed = np.dtype(settings.dtype).itemsize * (7 * n_weights + n_kept)
+    if needed > available:
+        sys.exit(
+            f"Training {n_weights:,} weights on minibatches of {settings.batch} windows of {settings.window} takes "
+            f"{needed / 1e9:,.0f} GB of memory; this machine has {available / 1e9:,.0f}. Take a smaller --hidden, "
+            "--embedding, --batch or --window."
+        )
+
+
 def split(flat: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Weights:
     """View one flat vector as the named weights: the optimiser sees one array, the layers see theirs."""
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
@@ -599,6 +617,7 @@ def main(arguments: list[str] | None = None) -> int:
             sys.exit(f"The text is not the one that {checkpoint} was trained on (or --max-chars or Python changed).")
         run = resumed
     else:
+        check_memory(settings, len(vocabulary))
         rng = np.random.default_rng(settings.seed)
         weights = initial_weights(settings, len(vocabulary), rng)
         run = Run(settings, digest, weights, Adam(weights.size, settings.dtype), rng)

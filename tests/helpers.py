@@ -83,14 +83,14 @@ class GuardedMemory:
     def __init__(self):
         self.blocks = []
 
-    def guarded(self, allocate):
+    def guarded(self, allocate, value=np.nan):
         def allocate_guarded(shape, dtype):
             border, size = self.BORDER_BYTES // dtype.itemsize, math.prod(shape)
             block = allocate((border + size + border,), dtype)
             block.view(np.uint8).fill(self.BORDER)
             self.blocks.append((block, border))
             array = block[border : border + size].reshape(shape)
-            array.fill(np.nan)
+            array.fill(value)
             return array
 
         return allocate_guarded

@@ -5,7 +5,7 @@ import pytest
 from helpers import DTYPES
 
 import rnnkernels
-from rnnkernels import reference
+from rnnkernels import _threads, activations, reference
 from rnnkernels.kernels import activations as kernels
 
 ULP = 2.0
@@ -101,3 +101,16 @@ def test_sigmoid__keeps_shape_and_dtype(rng):
         assert rnnkernels.sigmoid(x).dtype == np.float32
     assert rnnkernels.sigmoid(3).dtype == np.float64
     np.testing.assert_array_equal(rnnkernels.sigmoid([[0, 1]]), rnnkernels.sigmoid(np.array([[0.0, 1.0]])))
+
+
+def test_sigmoid__looks_up_between_parts_of_a_long_call(rng, monkeypatch):
+    x = rng.standard_normal(1000)
+    want = rnnkernels.sigmoid(x)
+    sizes, kernel = [], kernels.SIGMOID_OF_ARRAY[x.dtype]
+    monkeypatch.setattr(activations, "SMALL", 100)
+    monkeypatch.setattr(_threads, "SEGMENT_FLOPS", 300 * activations.FLOPS_EACH)
+    monkeypatch.setitem(
+        kernels.SIGMOID_OF_ARRAY, x.dtype, lambda part, out: sizes.append(part.size) or kernel(part, out)
+    )
+    np.testing.assert_array_equal(rnnkernels.sigmoid(x), want)
+    assert sizes == [300, 300, 300, 100]

@@ -210,3 +210,43 @@ def test_temporal_affine_forward__names_the_wrong_shape():
         rnnkernels.temporal_affine_forward(np.ones((2, 3, 4)), np.ones((5, 4)), np.ones(5))
     with pytest.raises(ValueError, match=r"`b` must have shape \(M,\), 1 axes"):
         rnnkernels.temporal_affine_forward(np.ones((2, 3, 4)), np.ones((4, 5)), np.ones((1, 5)))
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [([[2**63]], "[0, 0]"), ([[0, 2**64]], "[0, 1]"), ([[2**63, -1]], "[0, 0]"), ([[1], [-(2**70)]], "[1, 0]")],
+)
+def test_indices__that_no_integer_dtype_holds_are_named(words, place):
+    with pytest.raises(IndexError, match=rf"`x`{re.escape(place)} = -?\d+ is beyond every array"):
+        rnnkernels.word_embedding_forward(words, np.ones((4, 2)))
+    with pytest.raises(IndexError, match=rf"`y`{re.escape(place)} = -?\d+ is beyond every array"):
+        rnnkernels.temporal_softmax_loss(np.zeros((*np.shape(words), 3)), words, np.ones(np.shape(words)))
+
+
+def test_none__is_named_with_a_cure(rng):
+    x, w, b = np.ones((2, 3, 4)), np.ones((4, 5)), np.ones(5)
+    y = np.zeros((2, 3), int)
+    for call, name, cure in (
+        (lambda: rnnkernels.temporal_affine_forward(None, w, b), "x", "It has no default"),
+        (lambda: rnnkernels.temporal_affine_forward(x, w, None), "b", "A layer without bias takes zeros"),
+        (lambda: rnnkernels.temporal_softmax_loss(x, y, None), "mask", "Where every step counts"),
+        (lambda: rnnkernels.temporal_softmax_loss(x, None, y), "y", "It has no default"),
+        (lambda: rnnkernels.sigmoid(None), "x", "It has no default"),
+        (
+            lambda: rnnkernels.rnn_forward(x, np.ones((2, 5)), w, np.ones((5, 5)), None),
+            "b",
+            "A layer without bias takes zeros",
+        ),
+    ):
+        with pytest.raises(TypeError, match=rf"`{name}` must be an array; got None\. {cure}"):
+            call()
+
+
+def test_strings__are_named():
+    words = np.array([["a", "b"]], np.dtypes.StringDType())
+    with pytest.raises(TypeError, match=r"`x` must be of float32 or float64.*got StringDType"):
+        rnnkernels.sigmoid(words)
+    with pytest.raises(TypeError, match=r"`x` must be of integers.*got StringDType"):
+        rnnkernels.word_embedding_forward(words, np.ones((4, 2)))
+    with pytest.raises(TypeError, match=r"`mask` must be of booleans or of real numbers.*got StringDType"):
+        rnnkernels.temporal_softmax_loss(np.zeros((1, 2, 3)), [[0, 0]], words)

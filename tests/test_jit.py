@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import rnnkernels
+from rnnkernels.kernels import jit
 
 CALL = """
 import numpy as np
@@ -88,13 +90,118 @@ caching._CacheLocator.ensure_cache_path = nowhere
     assert run(copy_of_package, code) == ["0.5", "0"]
 
 
-def test_disk_cache__that_is_damaged_is_compiled_anew(copy_of_package):
-    run(copy_of_package)
-    damaged = [path for path in (copy_of_package / "cache").rglob("*") if path.suffix in (".nbi", ".nbc")]
-    assert damaged
-    for path in damaged:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert run(copy_of_package) == ["0.5", "0"]
+def zeros_in_the_middle(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes(min(4096, len(data) - middle)) + data[middle + 4096 :]
+
+
+def a_bit_of_the_pickle(data):
+    return data[:70] + bytes([data[70] ^ 1]) + data[71:]
+
+
+DAMAGES = {
+    "the second half is missing": lambda data: data[: len(data) // 2],
+    "zeros in the middle": zeros_in_the_middle,
+    "a bit of the pickle": a_bit_of_the_pickle,
+    "the last bit": lambda data: data[:-1] + bytes([data[-1] ^ 0x80]),
+}
+
+
+@pytest.fixture(scope="module")
+def kept_code(tmp_path_factory):
+    """A copy of the package with the machine code of a call."""
+    folder = tmp_path_factory.mktemp("kept")
+    shutil.copytree(
+        Path(rnnkernels.__file__).parent, folder / "rnnkernels", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    run(folder)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_disk_cache__that_is_damaged_is_written_anew(kept_code, damage):
+    files = list((kept_code / "cache").rglob("*.nbc"))
+    assert files
+    for path in files:
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert run(kept_code) == ["0.5", "0"]
+    assert run(kept_code) == ["0.5", "1"]
+
+
+def test_code_files__give_back_only_what_was_saved(tmp_path, rng):
+    """Every damage of a few bytes, each of which a pickle would answer in its own way."""
+    files = jit.CodeFiles(str(tmp_path), "kernel")
+    saved = {"code": bytes(range(256)), "types": (1, "two", [3.0])}
+    files.save("key", saved)
+    assert files.load("key") == saved
+    with pytest.raises(FileNotFoundError):
+        files.load("another key")
+    [path] = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.integers(8))]) + whole[place + 1 :])
+        assert files.load("key") is None
+        path.write_bytes(whole[:place])
+        assert files.load("key") is None
+    files.save("key", saved)
+    assert files.load("key") == saved
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_disk_cache__whose_code_cannot_be_used_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit.FunctionCache, "load_overload", lambda *_: pickle.loads(b"no pickle"))
+    cache = object.__new__(jit.PackageCache)
+    assert cache.load_overload(None, None) is None
+
+
+def test_without_the_compiler__only_the_reference_computes(copy_of_package):
+    code = """
+import numpy as np, rnnkernels
+print(float(rnnkernels.reference.sigmoid(np.zeros(1))[0]))
+words, table, x = np.zeros((1, 2), int), np.ones((3, 4)), np.ones((1, 2, 4))
+for call in (
+    lambda: rnnkernels.sigmoid([0.0]),
+    lambda: rnnkernels.word_embedding_forward(words, table),
+    lambda: rnnkernels.temporal_affine_forward(x, np.ones((4, 3)), np.ones(3)),
+    lambda: rnnkernels.temporal_softmax_loss(x, words, words == 0),
+    lambda: rnnkernels.rnn_forward(x, np.zeros((1, 4)), np.ones((4, 4)), np.ones((4, 4)), np.ones(4)),
+    lambda: rnnkernels.RNNStream(np.ones((4, 4)), np.ones((4, 4)), np.ones(4)),
+    lambda: rnnkernels.roofline.fma_peak(),
+):
+    try:
+        call()
+    except RuntimeError as error:
+        print("reference" if "NUMBA_DISABLE_JIT" in str(error) and "reference" in str(error) else error)
+"""
+    assert run(copy_of_package, code, NUMBA_DISABLE_JIT="1") == ["0.5", *["reference"] * 7]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork__while_another_thread_compiles_waits_for_it(copy_of_package):
+    """The child would find the compiler's lock held by a thread that it does not have."""
+    code = """
+import os, threading, time, warnings
+import numpy as np
+import rnnkernels
+warnings.simplefilter("ignore")  # newer Pythons warn of any fork beside threads
+shapes = (2, 3, 4), (2, 5), (4, 5), (5, 5), (5,)
+other = threading.Thread(target=lambda: rnnkernels.rnn_forward(*(np.ones(s, np.float32) for s in shapes)))
+other.start()
+time.sleep(0.3)
+child = os.fork()
+if child == 0:
+    os._exit(42 if rnnkernels.sigmoid(0.0) == 0.5 else 1)
+deadline = time.monotonic() + 100
+status = (0, 0)
+while status[0] == 0 and time.monotonic() < deadline:
+    status = os.waitpid(child, os.WNOHANG)
+    time.sleep(0.05)
+if status[0] == 0:
+    os.kill(child, 9)
+other.join()
+print(os.waitstatus_to_exitcode(status[1]) if status[0] else "hangs")
+"""
+    assert run(copy_of_package, code) == ["42"]
 
 
 SIGMOIDS = """

@@ -1,6 +1,7 @@
 """Profiles of calls."""
 
 import json
+import signal
 import threading
 
 import numba
@@ -10,7 +11,7 @@ from helpers import GATES, assert_same_bits, make_arguments
 
 import rnnkernels
 from rnnkernels import _recorder, _sequence, activations, profiling
-from rnnkernels.kernels import inventory, trace
+from rnnkernels.kernels import inventory, jit, trace
 
 
 @pytest.fixture(params=["rnn", "lstm"])
@@ -150,6 +151,39 @@ def test_profiles__may_be_nested_and_hear_nothing_when_they_have_ended():
     assert _recorder.listeners == ()
 
 
+def test_calls__inside_a_call_are_recorded_beside_it():
+    class Lazy:
+        def __array__(self, dtype=None, copy=None):
+            return rnnkernels.sigmoid(np.zeros(3))
+
+    with profiling.profile(memory=True) as profile:
+        np.testing.assert_array_equal(rnnkernels.sigmoid(Lazy()), rnnkernels.sigmoid(np.full(3, 0.5)))
+    assert {call.sizes["size"] for call in profile.calls} == {3}
+    assert all(call.peak_bytes >= 0 for call in profile.calls)
+    assert getattr(_recorder._call, "record", None) is None
+
+
+def test_calls__of_a_signal_handler_are_recorded(rng):
+    handled = []
+
+    def handle(*_):
+        handled.append(rnnkernels.sigmoid(0.0))
+
+    class Signals:
+        def __array__(self, dtype=None, copy=None):
+            signal.raise_signal(signal.SIGINT)
+            return np.zeros((2, 3))
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        with profiling.profile() as profile:
+            rnnkernels.sigmoid(Signals())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert handled[0] == 0.5
+    assert sorted(call.sizes["size"] for call in profile.calls)[-2:] == [1, 6]
+
+
 def test_profile__of_nothing_has_no_call():
     with profiling.profile() as profile:
         pass
@@ -179,7 +213,9 @@ def test_memory__counts_what_the_call_allocates(rng):
 def test_machine_code__is_counted_where_it_is_made(monkeypatch):
     fresh = numba.njit(lambda x, out: out.fill(0))
     monkeypatch.setattr(inventory, "_kernels", lambda: [fresh])
-    monkeypatch.setattr(activations.kernels, "sigmoid_of_array", fresh)
+    monkeypatch.setattr(
+        activations.kernels, "SIGMOID_OF_ARRAY", jit.EntryPoints(fresh, lambda d: (np.zeros(1, d),) * 2)
+    )
     with profiling.profile() as profile:
         rnnkernels.sigmoid([0.0])
         rnnkernels.sigmoid([1.0])

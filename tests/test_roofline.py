@@ -1,5 +1,9 @@
 """The measured limits of the machine."""
 
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
 from helpers import DTYPES
@@ -41,3 +45,39 @@ def test_limits__name_what_is_wrong():
         roofline.fma_peak(num_threads=0)
     with pytest.raises(ValueError, match="`n_bytes` must be at least 1; got 0"):
         roofline.read_bandwidth(0)
+
+
+def test_limits__are_those_of_the_processors_that_there_are():
+    before = threading.active_count()
+    assert roofline.fma_peak(num_threads=100_000) > 0
+    assert threading.active_count() <= before + 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an interrupt of one process only")
+def test_limits__may_be_interrupted_at_any_time():
+    """The process ends; helpers neither wait for ever nor hold it up."""
+    code = """
+import os, random, signal, threading, time
+from rnnkernels import roofline
+roofline.available_threads = lambda: 8
+roofline.fma_peak(num_threads=8)
+for attempt in range(12):
+    try:
+        threading.Timer(random.uniform(0, 0.05), os.kill, (os.getpid(), signal.SIGINT)).start()
+        while True:
+            roofline.fma_peak(num_threads=8)
+    except KeyboardInterrupt:
+        pass
+print("ended")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout == "ended\n"
+
+
+def test_read_bandwidth__looks_up_between_pieces_of_a_large_buffer(monkeypatch):
+    sizes = []
+    read = kernels.read_again
+    monkeypatch.setattr(roofline, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(kernels, "read_again", lambda piece, passes: sizes.append(piece.nbytes) or read(piece, passes))
+    assert roofline.read_bandwidth(10_000) > 0
+    assert set(sizes) == {4096, 10_240 - 2 * 4096}

@@ -162,3 +162,9 @@ def test_vocabulary__keeps_frequent_characters_and_folds_the_others():
     vocabulary = train_char_lm.choose_vocabulary("bbaaé\N{SNOWMAN}\N{REPLACEMENT CHARACTER}é", 4)
     assert vocabulary == "abé\N{REPLACEMENT CHARACTER}"
     assert train_char_lm.encode("baé\N{SNOWMAN}", vocabulary).tolist() == [1, 0, 2, 3]
+
+
+def test_training__of_more_than_memory_ends_before_it_begins(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"40,00.* weights.* GB of memory.*smaller --hidden"):
+        run("--hidden", "100000000")
+    assert not list((tmp_path / "out").iterdir())

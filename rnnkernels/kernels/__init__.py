@@ -18,6 +18,7 @@ still in the first-level cache. Modules, from the ground up::
     activations     sigmoid, tanh, exp of vectors
     team, trace     several threads in one kernel; times of phases
     micro_kernel    the register tile and the product
+    in_place        products with a matrix that is not worth packing
     layout          packing, gathering, scattering, transposing
     phases          project, recur and accumulate
     rnn, lstm       the cells, and their passes over sequences

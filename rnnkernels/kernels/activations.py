@@ -15,7 +15,9 @@ References
 .. [1] J.-M. Muller, "Elementary Functions: Algorithms and Implementation", 3rd ed., Birkhaeuser, 2016, ch. 11.
 """
 
-from rnnkernels.kernels.jit import inlined, kernel
+import numpy as np
+
+from rnnkernels.kernels.jit import EntryPoints, inlined, kernel
 from rnnkernels.kernels.simd import (
     absolute,
     by_dtype,
@@ -109,6 +111,9 @@ def sigmoid_of_array(x, out):
         store(out, i, sigmoid(load(x, i)))
     if whole < n:
         store_first(out, whole, n - whole, sigmoid(load_first(x, whole, n - whole)))
+
+
+SIGMOID_OF_ARRAY = EntryPoints(sigmoid_of_array, lambda dtype: (np.zeros(1, dtype),) * 2)
 
 
 @kernel

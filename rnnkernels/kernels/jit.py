@@ -3,24 +3,33 @@
 Numba's own disk cache looks at the file that defines a kernel. A kernel of this package inlines functions of other
 files, and its machine code depends on the register tile chosen for the host; so the stamp of every cached kernel is a
 digest of *all* kernel sources and of the vector width. An edit of any of them recompiles all of them.
+
+Each file of machine code begins with a digest of the stamp and of the rest. Nothing of a file is looked at before that
+has been compared: a pickle in which bits have changed can raise any error or take all memory, and machine code can do
+anything.
 """
 
 import hashlib
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numba
-from numba import njit
+from numba import njit, typeof
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.serialize import dumps
 from numba.core.types import unliteral
 from numba.extending import register_jitable
 
 CACHE_IS_ON = os.environ.get("RNNKERNELS_CACHE", "1") != "0"
+COMPILER_IS_OFF = bool(getattr(numba.config, "DISABLE_JIT", False))  # by NUMBA_DISABLE_JIT=1
 VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
 
 # nogil: other Python threads run while a kernel does.
@@ -32,8 +41,8 @@ VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
 # took 1.3 times as long, and training an LSTM with 64 on two threads 1.2 times (AMD EPYC, Zen 4).
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
-# What reading a damaged pickle may raise, as far as its documentation says.
-DAMAGE = (pickle.PickleError, EOFError, AttributeError, ImportError, IndexError, ValueError)
+FORK_WAIT_SECONDS = 60.0
+"""How long a fork waits for another thread that compiles. The longest kernels take some ten seconds."""
 
 
 before_loading: list[Callable[[bytes], None]] = []
@@ -43,7 +52,8 @@ before_loading: list[Callable[[bytes], None]] = []
 @cache
 def source_stamp() -> str:
     """Digest of everything that decides the machine code of a kernel, apart from the processor and the signature."""
-    digest = hashlib.sha256(f"{numba.__version__} {VECTOR_BYTES_FORCED} {sorted(OPTIONS.items())}".encode())
+    versions = f"{numba.__version__} {llvmlite.__version__} {VECTOR_BYTES_FORCED} {sorted(OPTIONS.items())}"
+    digest = hashlib.sha256(versions.encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()
@@ -60,37 +70,75 @@ class _LinkedCode(CompileResultCacheImpl):
         return super().rebuild(target_context, payload)
 
 
+class CodeFiles:
+    """Files of machine code of one kernel, a file for each signature and processor: a digest, and what it vouches for.
+
+    It stands in for Numba's index of such files, and is asked to load and to save by the same names.
+    """
+
+    def __init__(self, folder: str, base: str) -> None:
+        self._folder, self._base = Path(folder), base
+
+    def load(self, key: Any) -> Any:
+        """Return what was saved, or None if it was by another version of the package, or if a bit of it has changed."""
+        content = self._path(key).read_bytes()
+        digest, data = content[: hashlib.sha256().digest_size], content[hashlib.sha256().digest_size :]
+        return pickle.loads(data) if digest == _digest(key, data) else None
+
+    def save(self, key: Any, data: Any) -> None:
+        """Write a file, or write it anew; who reads it meanwhile sees the old one or the new one."""
+        path, content = self._path(key), dumps(data)
+        draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            draft.write_bytes(_digest(key, content) + content)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _path(self, key: Any) -> Path:
+        return self._folder / f"{self._base}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+
+
+def _digest(key: Any, data: bytes) -> bytes:
+    return hashlib.sha256(f"{source_stamp()} {key!r}".encode() + data).digest()
+
+
 class PackageCache(FunctionCache):
-    """Numba's disk cache with the stamp of the whole package; a cache that cannot be read or written is no error."""
+    """Numba's disk cache with files that are verified; one that cannot be read or written is no error."""
 
     _impl_class = _LinkedCode
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file._source_stamp = source_stamp()
+        self._cache_file: Any = CodeFiles(self.cache_path, self._impl.filename_base)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Read machine code, or return None."""
-        try:
+        with suppress(Exception):  # nothing that goes wrong here is worth more than to compile again
             return super().load_overload(sig, target_context)
-        except (OSError, *DAMAGE):  # unreadable, or removed while we read it: compile again
-            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Write machine code, if that can be done."""
         with suppress(OSError):  # disk full, or the folder became read-only
-            try:
-                super().save_overload(sig, data)
-            except DAMAGE:
-                self.flush()
-                super().save_overload(sig, data)
+            super().save_overload(sig, data)
+
+
+refuse: Any = None
+"""What says that nothing can be computed where Numba's compiler is switched off; given by `rnnkernels._checks`."""
+
+
+def without_compiler(*_: Any) -> None:
+    """Stand in for every kernel there."""
+    refuse()
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` on its first call, once per dtype, and keep the machine code on disk."""
+    if COMPILER_IS_OFF:
+        return without_compiler
     dispatcher = njit(**OPTIONS)(function)
     _forget_literals(dispatcher)
-    if CACHE_IS_ON and not getattr(numba.config, "DISABLE_JIT", False):
+    if CACHE_IS_ON:
         with suppress(RuntimeError, OSError):  # no folder can be written to: compile in every process
             dispatcher._cache = PackageCache(function)
     return dispatcher
@@ -108,6 +156,8 @@ def _forget_literals(dispatcher: Any) -> None:
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile `function` into each of its callers; for arithmetic on vectors that must stay in registers."""
+    if COMPILER_IS_OFF:
+        return without_compiler
     options = {**OPTIONS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     dispatcher = njit(**options)(function)
     _forget_literals(dispatcher)
@@ -125,3 +175,45 @@ def expanded(function: Callable[..., Any]) -> Any:
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let kernels call `function`, plain arithmetic that Python calls too; it stays what it is."""
     return register_jitable(**OPTIONS)(function)
+
+
+class EntryPoints(dict[Any, Any]):
+    """Machine code of one kernel by the dtype of its arrays, ready to be called from Python; compiled when asked for.
+
+    Arguments must have the types and axes of the examples, which `examples` makes for a dtype; arrays may be read-only.
+    Nobody looks at them to find out which code they need: that takes 0.2 us, where a call can take 2 us.
+    """
+
+    def __init__(self, kernel: Any, examples: Callable[[Any], tuple[Any, ...]]) -> None:
+        super().__init__()
+        self._kernel, self._examples = kernel, examples
+
+    def __missing__(self, dtype: Any) -> Any:
+        if COMPILER_IS_OFF:
+            return self._kernel
+        signature = tuple(typeof(example) for example in self._examples(dtype))
+        self[dtype] = self._kernel.compile(signature)
+        return self[dtype]
+
+
+_gate = threading.local()
+
+
+def _wait_for_compiler() -> None:
+    """Before a fork: let no other thread compile.
+
+    The child would find the locks of the compiler held, and LLVM and imports in midstream, by a thread that it does not
+    have, and its next kernel would wait for ever. The wait ends, since that thread may want what this one holds.
+    """
+    _gate.is_closed = False
+    _gate.is_closed = global_compiler_lock._lock.acquire(timeout=FORK_WAIT_SECONDS)
+
+
+def _release_compiler() -> None:
+    """After it, in the parent and in the child."""
+    if _gate.is_closed:
+        global_compiler_lock._lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait_for_compiler, after_in_parent=_release_compiler, after_in_child=_release_compiler)

@@ -2,11 +2,38 @@
 
 import math
 
+import numpy as np
+
 from rnnkernels.kernels.activations import exp_of_negative
-from rnnkernels.kernels.jit import kernel
+from rnnkernels.kernels.jit import EntryPoints, kernel
 from rnnkernels.kernels.layout import fill_row
 from rnnkernels.kernels.simd import lanes, load, load_first, maximum, reduce_add, reduce_max, splat, store, store_first
 from rnnkernels.kernels.team import leave_team, open_to_members, take_part
+
+
+@kernel
+def softmax_loss_alone(scores, labels, weights, batch, gradient, block):
+    """Loss and gradient of all rows, in parts of `block` rows; overwrites `gradient`. Checks the labels.
+
+    Returns the loss, not divided by `batch`, and the first row that counts whose label is outside, or else -1.
+    """
+    rows, words = scores.shape
+    total = 0.0
+    for begin in range(0, rows, block):
+        end = min(begin + block, rows)
+        for row in range(begin, end):
+            if weights[row] != 0.0 and (labels[row] < 0 or labels[row] >= words):
+                return total, row
+        total += softmax_loss_rows(scores, labels, weights, batch, gradient, begin, end)
+    return total, -1
+
+
+def _examples(dtype):
+    scores = np.zeros((1, 1), dtype)
+    return scores, np.zeros(1, np.intp), np.zeros(1), 1, scores, 1
+
+
+ALONE = EntryPoints(softmax_loss_alone, _examples)
 
 
 @kernel

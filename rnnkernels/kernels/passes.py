@@ -1,8 +1,8 @@
 """The only loops over time: forward and backward, for whole sequences, single steps and streams of every cell.
 
 A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps) and the three row functions
-of a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one and
-lie apart from z.
+of a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one
+and lie apart from z.
 
 Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
 
@@ -219,8 +219,8 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
             crew = Crew(team, trace, member, members, number)
             tick, time = forward_steps(
                 cell_forward, wait_for_team, lap, GATES, BIASES, work, at.b, work, at, here, rows, inputs, hidden,
-                weights, start, steps, first, last, strip, chunk == 1, me * strip * lane_count * GATES, keeping, buffer, crew,
-                tick, time)  # fmt: skip
+                weights, start, steps, first, last, strip, chunk == 1, me * strip * lane_count * GATES, keeping, buffer,
+                crew, tick, time)  # fmt: skip
             scatter_rows(work, here + at.h + rows * at.h_stride, at.h_stride, rows * at.h_stride,
                          h, length, hidden, start, first_row, rows, 0, steps * rows, column, width)  # fmt: skip
             for n in range(rows):

@@ -390,11 +390,28 @@ def store(typingctx, array, offset, value):
     return types.void(array, types.intp, value), codegen
 
 
-def _mask(builder, vector_type, count):
-    """The first `count` lanes."""
+def mask_of_first(builder, vector_type, count):
+    """Emit the mask of the first `count` lanes."""
     lanes = ir.VectorType(I64, vector_type.count)
     numbers = ir.Constant(lanes, list(range(vector_type.count)))
     return builder.icmp_signed("<", numbers, splat_scalar(builder, count, lanes))
+
+
+def load_masked(builder, pointer, vector_type, mask):
+    """Emit a load of some lanes; the others are zero, and nothing is read for them."""
+    zero = ir.Constant(vector_type, [0.0] * vector_type.count)
+    align = ir.Constant(I32, _element_bytes(vector_type))
+    signature = ir.FunctionType(vector_type, [pointer.type, I32, mask.type, vector_type])
+    function = cgutils.get_or_insert_function(builder.module, signature, _masked_name("load", vector_type))
+    return builder.call(function, [pointer, align, mask, zero])
+
+
+def store_masked(builder, value, pointer, mask):
+    """Emit a store of some lanes."""
+    align = ir.Constant(I32, _element_bytes(value.type))
+    signature = ir.FunctionType(ir.VoidType(), [value.type, pointer.type, I32, mask.type])
+    function = cgutils.get_or_insert_function(builder.module, signature, _masked_name("store", value.type))
+    builder.call(function, [value, pointer, align, mask])
 
 
 def _masked_name(operation, vector_type):
@@ -407,14 +424,9 @@ def load_first(typingctx, array, offset, count):
     vector = vector_of(array)
 
     def codegen(context, builder, sig, args):
-        v = llvm_vector(vector)
         pointer = builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]])
-        mask = _mask(builder, v, args[2])
-        zero = ir.Constant(v, [0.0] * v.count)
-        align = ir.Constant(I32, _element_bytes(v))
-        signature = ir.FunctionType(v, [pointer.type, I32, mask.type, v])
-        function = cgutils.get_or_insert_function(builder.module, signature, _masked_name("load", v))
-        return builder.call(function, [pointer, align, mask, zero])
+        v = llvm_vector(vector)
+        return load_masked(builder, pointer, v, mask_of_first(builder, v, args[2]))
 
     return vector(array, types.intp, types.intp), codegen
 
@@ -424,13 +436,8 @@ def store_first(typingctx, array, offset, count, value):
     """As `store`, but only the first `count` elements are written. Any `count` will do."""
 
     def codegen(context, builder, sig, args):
-        v = args[3].type
         pointer = builder.gep(array_data(context, builder, sig.args[0], args[0]), [args[1]])
-        mask = _mask(builder, v, args[2])
-        align = ir.Constant(I32, _element_bytes(v))
-        signature = ir.FunctionType(ir.VoidType(), [v, pointer.type, I32, mask.type])
-        function = cgutils.get_or_insert_function(builder.module, signature, _masked_name("store", v))
-        builder.call(function, [args[3], pointer, align, mask])
+        store_masked(builder, args[3], pointer, mask_of_first(builder, args[3].type, args[2]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, value), codegen
