@@ -24,7 +24,7 @@ class RecurrentCache(_Fields):
 
     Attributes
     ----------
-    x : ndarray of shape (N, T, D)
+    x : ndarray of shape (N, T, D), or (N, D) for a step
         Inputs: the caller's array, not a copy, unless its dtype or layout had to change.
     h0 : ndarray of shape (N, H)
         Hidden state before the first step, likewise.
@@ -38,7 +38,7 @@ class RecurrentCache(_Fields):
 
     cell: Cell
     """Of which it is."""
-    shapes: tuple[tuple[int, ...], ...] | None = None
+    shapes: tuple[tuple[int, ...] | None, ...] | None = None
     """Of x and the states of a step as they were given, where they were broadcast."""
 
     def _kept(self, name: str) -> np.ndarray:
@@ -54,7 +54,8 @@ class RecurrentCache(_Fields):
         """The same in another dtype."""
         if self.x.dtype == dtype:
             return self
-        cache = _restore(type(self), *(a.astype(dtype) for a in self[:4]), *self._natural(), dtype)
+        x, h0, Wx, Wh = (array.astype(dtype) for array in self[:4])
+        cache = _restore(type(self), x, h0, Wx, Wh, *self._natural(), dtype)
         cache.shapes = self.shapes
         return cache
 

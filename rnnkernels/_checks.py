@@ -18,6 +18,9 @@ FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 INTP = np.dtype(np.intp)
 
+IN_LAYOUT = 0x101
+"""Flags of an array in the layout of the kernels, C-contiguous and aligned, in `flags.num`."""
+
 CacheT = TypeVar("CacheT")
 
 
@@ -225,15 +228,15 @@ class Arguments(NamedTuple):
     """Checked arguments of a forward pass or step."""
 
     x: np.ndarray
-    """(N, T, D), or (N, 1, D) for a step."""
+    """(N, T, D), or (N, D) for a step."""
     states: tuple[np.ndarray, ...]
     """(N, H) each."""
     Wx: np.ndarray
     Wh: np.ndarray
     biases: tuple[np.ndarray, ...]
     sizes: Sizes
-    shapes: tuple[tuple[int, ...], ...] | None
-    """Of x and of the states as they were given, where they were broadcast."""
+    shapes: tuple[tuple[int, ...] | None, ...] | None
+    """Of x and of the states as they were given, None for no state, where one was broadcast."""
 
 
 def check_weights(
@@ -301,7 +304,7 @@ def check_arguments(
             and all(state.shape == (N, H) for state in states)
         ):
             if is_step:
-                return Arguments(x[:, None], states, Wx, Wh, tuple(biases.values()), Sizes(N, 1, D, H), None)
+                return Arguments(x, states, Wx, Wh, tuple(biases.values()), Sizes(N, 1, D, H), None)
             return Arguments(x, states, Wx, Wh, tuple(biases.values()), Sizes(N, shape[1], D, H), None)
     return _check_arguments(cell, x, names, states, Wx, Wh, biases, is_step)
 
@@ -314,15 +317,14 @@ def whole_biases(biases: dict[str, Any]) -> dict[str, Any]:
     return {name: np.zeros_like(first) if bias is None else bias for name, bias in biases.items()}
 
 
-def is_plain(dtype: np.dtype, arrays: Iterable[Any]) -> bool:
+def is_plain(dtype: np.dtype | None, arrays: Iterable[Any]) -> bool:
     """Whether all are of float32 or all of float64, as the argument `dtype` is, and in the layout of the kernels."""
     if dtype is not FLOAT32 and dtype is not FLOAT64:
         return False
     for array in arrays:
         if type(array) is not np.ndarray or array.dtype is not dtype:
             return False
-        flags = array.flags
-        if not (flags.c_contiguous and flags.aligned):
+        if array.flags.num & IN_LAYOUT != IN_LAYOUT:
             return False
     return True
 
@@ -341,19 +343,19 @@ def _check_arguments(
     biases = dict(zip(biases, checked, strict=True))
     (state_name, *_), dtype = names, x.dtype
     raw = [None if state is None else check_given_float(name, state) for name, state in zip(names, states, strict=True)]
-    given_shapes = tuple([() if state is None else state.shape for state in raw])
+    given_shapes = tuple([None if state is None else state.shape for state in raw])
     if is_step:
         if x.ndim not in (1, 2):
             check_axes("x", x, "(N, D)")
     else:
         check_axes("x", x, "(N, T, D)")
-    whole = next((name for name, state in zip(names, raw, strict=True) if state is not None and state.ndim == 2), None)
-    if whole is not None:
-        H, source = raw[names.index(whole)].shape[-1], whole
+    wholes = [(s.shape[1], name) for name, s in zip(names, raw, strict=True) if s is not None and s.ndim == 2]
+    if wholes:
+        H, source = wholes[0]
     else:
         check_axes("b", biases["b"], f"({cell.columns},)")
         H, source = biases["b"].size // len(cell.gates), "b"
-    batches = [shape[0] for shape in given_shapes if len(shape) == 2]
+    batches = [shape[0] for shape in given_shapes if shape is not None and len(shape) == 2]
     if is_step:
         rows = {count for count in (x.shape[0] if x.ndim == 2 else 1, *batches) if count != 1}
         N = x.shape[0] if x.ndim == 2 and x.shape[0] != 1 else rows.pop() if len(rows) == 1 else 1
@@ -372,12 +374,13 @@ def _check_arguments(
             check_shape(name, state, "(N, H)", (N, H), match, " It may also be (1, H), (H,) or a number, for all rows.")
         whole_states.append(np.require(np.broadcast_to(state, (N, H)), dtype, ["C", "A"]))
     check_weights(cell, Wx, Wh, biases, D, H, source)
-    shapes = (x.shape, *given_shapes)
+    shapes: tuple[tuple[int, ...] | None, ...] | None = (x.shape, *given_shapes)
     if all(shape == (N, H) for shape in given_shapes) and x.ndim == (2 if is_step else 3) and x.shape[0] == N:
         shapes = None
     if is_step:
-        x = np.require(np.broadcast_to(x, (N, D)), dtype, ["C", "A"])[:, None]
-    return Arguments(x, tuple(whole_states), Wx, Wh, tuple(biases.values()), Sizes(N, x.shape[1], D, H), shapes)
+        x = np.require(np.broadcast_to(x, (N, D)), dtype, ["C", "A"])
+    T = 1 if is_step else x.shape[1]
+    return Arguments(x, tuple(whole_states), Wx, Wh, tuple(biases.values()), Sizes(N, T, D, H), shapes)
 
 
 def check_layer(
@@ -500,8 +503,10 @@ def check_cache(cache: Any, kind: type[CacheT], forward: str) -> CacheT:
     raise TypeError(f"`cache` must be the {kind.__name__} that {forward} returned; got {type(cache).__name__}.")
 
 
-def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, lanes: Mapping[Any, int]) -> CacheT:
-    """Reject a cache whose arrays do not fit each other; kernels would read beyond them.
+def check_cell_cache(
+    cell: Cell, cache: Any, kind: type[CacheT], forward: str, lanes: Mapping[Any, int]
+) -> tuple[CacheT, Sizes]:
+    """Reject a cache whose arrays do not fit each other; kernels would read beyond them. Returns it and its sizes.
 
     Raises
     ------
@@ -509,34 +514,28 @@ def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, l
         If it is of another type, or an array has another dtype, shape or layout than when it was made.
     """
     cache = check_cache(cache, kind, forward)
-    x, h0, *_ = cache
+    x, h0, Wx, Wh, tape, track = cache
     dtype = x.dtype if type(x) is np.ndarray else None
-    if dtype is None or not is_plain(dtype, cache) or x.ndim != 3 or h0.ndim != 2:
-        for name in cache._fields:
-            array = getattr(cache, name)
-            if type(array) is not np.ndarray or (not is_plain(FLOAT32, [array]) and not is_plain(FLOAT64, [array])):
-                raise TypeError(
-                    f"`cache.{name}` must be a C-contiguous array of float32 or float64, as {forward} left it; "
-                    f"got {_kind_of(array)}. Call {forward} again."
-                )
-    N, T, D = x.shape if x.ndim == 3 else (-1, -1, -1)
-    H = h0.shape[-1]
-    columns, units = len(cell.gates) * H, -(-H // lanes[dtype]) * lanes[dtype]
-    wanted = {
-        "x": (N, T, D),
-        "h0": (N, H),
-        "Wx": (D, columns),
-        "Wh": (H, columns),
-        "tape": (T, N, len(cell.tape) * units),
-        "track": (T + 1, N, units),
-    }
-    for array, (name, shape) in zip(cache, wanted.items(), strict=True):
-        if array.shape != shape or array.dtype is not dtype:
-            raise ValueError(
-                f"`cache.{name}` must be as {forward} left it, an array of {dtype} of shape {shape} to match the"
-                f" others; got {_kind_of(array)}. Call {forward} again; to keep a cache elsewhere, pickle it."
-            )
-    return cache
+    if is_plain(dtype, cache) and x.ndim in (2, 3) and h0.ndim == 2:
+        N, D, H = x.shape[0], x.shape[-1], h0.shape[1]
+        T = x.shape[1] if x.ndim == 3 else 1
+        columns, units = len(cell.gates) * H, -(-H // lanes[dtype]) * lanes[dtype]
+        if (
+            h0.shape[0] == N
+            and Wx.shape == (D, columns)
+            and Wh.shape == (H, columns)
+            and tape.shape == (T, N, len(cell.tape) * units)
+            and track.shape == (T + 1, N, units)
+        ):
+            return cache, Sizes(N, T, D, H)
+    came = ", ".join(
+        f"{name}: {_kind_of(array)}"
+        for name, array in zip(("x", "h0", "Wx", "Wh", "tape", "track"), cache, strict=True)
+    )
+    raise ValueError(
+        f"`cache` must be as {forward} left it, with arrays of one float dtype, C-contiguous, that fit one another; "
+        f"got {came}. Call {forward} again; to keep a cache elsewhere, pickle it."
+    )
 
 
 def _kind_of(value: Any) -> str:
@@ -568,17 +567,17 @@ def check_cache_array(name: str, array: Any, axes: int | None, dtype: np.dtype |
     )
 
 
-def check_single_step(x: np.ndarray, forward: str) -> None:
-    """Reject the cache of a sequence where that of a step is wanted, by its inputs `x` (N, T, D).
+def check_single_step(T: int, forward: str) -> None:
+    """Reject the cache of a sequence of T steps where that of a step is wanted.
 
     Raises
     ------
     ValueError
         If it is not of one step.
     """
-    if x.shape[1] != 1:
+    if T != 1:
         raise ValueError(
-            f"`cache` must be that of {forward}, of a single step; got one of T = {x.shape[1]} steps."
+            f"`cache` must be that of {forward}, of a single step; got one of T = {T} steps."
             " Go back through a sequence with the backward function of its forward function."
         )
 
@@ -603,6 +602,20 @@ def check_given_gradient(name: str, value: Any, symbols: str, shape: tuple[int, 
     return gradient if gradient.dtype is dtype else gradient.astype(np.result_type(gradient, dtype), copy=False)
 
 
+def check_broadcast(name: str, value: Any, symbols: str, shape: tuple[int, int]) -> np.ndarray:
+    """Return a gradient that broadcasts over the batch as what it belongs to did.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If its dtype or shape does not fit.
+    """
+    array = check_given_float(name, value)
+    if array.shape not in ((), shape[1:], (1, *shape[1:]), shape):
+        check_shape(name, array, symbols, shape, "the cache")
+    return np.require(np.broadcast_to(array, shape), None, ["C", "A"])
+
+
 def check_dstate(
     states: tuple[str, ...], dstate: Any, shape: tuple[int, int], dtype: np.dtype
 ) -> list[np.ndarray | None]:
@@ -624,10 +637,7 @@ def check_dstate(
         if gradient is None:
             checked.append(None)
             continue
-        array = check_given_float(f"dstate.{state}", gradient)
-        if array.shape not in ((), shape[1:], (1, *shape[1:]), shape):
-            check_shape(f"dstate.{state}", array, "(N, H)", shape, "the cache")
-        checked.append(np.require(np.broadcast_to(array, shape), dtype, ["C", "A"]))
+        checked.append(check_broadcast(f"dstate.{state}", gradient, "(N, H)", shape).astype(dtype, copy=False))
     return checked
 
 

@@ -4,16 +4,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rnnkernels import _recorder as recorder
 from rnnkernels import _sequence
 from rnnkernels._checks import (
+    IN_LAYOUT,
+    Sizes,
     check_arguments,
+    check_broadcast,
     check_cell_cache,
     check_dstate,
     check_given_gradient,
     check_single_step,
 )
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
-from rnnkernels._sequence import Kept
+from rnnkernels._sequence import Kept, SmallCall
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.simd import LANES
 
@@ -24,6 +28,92 @@ class Family(NamedTuple):
     cell: Cell
     cache: type[Any]
     state: type[Any]
+    small: dict[Any, SmallCall]
+    """Small calls by what they depend on."""
+
+
+MOST_SMALL_CALLS = 1024
+
+
+def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
+    """A family that has seen no call yet."""
+    return Family(cell, cache, state, {})
+
+
+def _small_call(family: Family, keeps: bool, arguments: tuple[Any, ...]) -> SmallCall | None:
+    """The small call for x, the states, Wx, Wh and the biases; None if there is none, or a check has more to do."""
+    x = arguments[0]
+    if type(x) is not np.ndarray:
+        return None
+    dtype = x.dtype
+    call = family.small.get((dtype, keeps, x.shape, getattr(arguments[-1], "shape", None)))
+    if call is None:
+        return None
+    for array, shape in zip(arguments, call.shapes, strict=True):
+        if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+            return None
+        if array.flags.num & IN_LAYOUT != IN_LAYOUT:
+            return None
+    return call
+
+
+def _remember(family: Family, sizes: Sizes, keeps: bool, arguments: tuple[np.ndarray, ...]) -> None:
+    """Keep what a call like this needs, if it is small."""
+    if len(family.small) < MOST_SMALL_CALLS:
+        call = _sequence.small_forward(family.cell, sizes, arguments[0].dtype, keeps, *arguments)
+        if call is not None:
+            family.small[arguments[0].dtype, keeps, arguments[0].shape, arguments[-1].shape] = call
+
+
+def _run(
+    family: Family,
+    names: tuple[str, ...],
+    x: Any,
+    states: tuple[Any, ...],
+    Wx: Any,
+    Wh: Any,
+    biases: tuple[Any, ...],
+    keep_cache: bool,
+    num_threads: int | None,
+    packed: Any,
+    is_step: bool,
+) -> tuple[np.ndarray, np.ndarray, Any, Any, tuple[np.ndarray, ...]]:
+    """Check and run; returns h (N * T, H), the track, what else, the cache and the states before the first step."""
+    cell = family.cell
+    if num_threads is None and packed is None and not recorder.listeners:
+        arguments = (x, *states, Wx, Wh, *biases)
+        call = _small_call(family, keep_cache, arguments)
+        if call is not None:
+            rows = x if is_step else x.reshape(-1, x.shape[2])
+            h, tape, track = _sequence.run_small(call, rows, states, Wx, Wh, biases)
+            cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track)) if keep_cache else None
+            return h, track, None, cache, states
+    named = dict(zip(cell.biases, biases, strict=True))
+    checked = check_arguments(cell, x, names, states, Wx, Wh, named, is_step)
+    arguments = checked.x, *checked.states, checked.Wx, checked.Wh, *checked.biases
+    h, kept = _sequence.run_forward(
+        cell,
+        checked.x,
+        checked.states[0],
+        checked.states[-1],
+        (checked.Wx, checked.Wh),
+        checked.biases,
+        checked.sizes,
+        keep_cache,
+        num_threads,
+        packed,
+    )
+    if packed is None and num_threads is None:
+        _remember(family, checked.sizes, keep_cache, arguments)
+    cache = None
+    if keep_cache:
+        cache = family.cache(checked.x, checked.states[0], checked.Wx, checked.Wh, *kept)
+        if checked.shapes is not None:
+            cache.shapes = checked.shapes
+    return h, kept.track, checked.shapes, cache, checked.states
+
+
+_new = tuple.__new__
 
 
 def forward(
@@ -32,25 +122,18 @@ def forward(
     states: tuple[Any, ...],
     Wx: Any,
     Wh: Any,
-    biases: dict[str, Any],
+    biases: tuple[Any, ...],
     keep_cache: bool,
     num_threads: int | None,
     packed: Any = None,
 ) -> ForwardResult[Any, Any]:
     """Run a forward pass over sequences; `states` are those before the first step, None for zero."""
-    cell = family.cell
-    names = STATE_NAMES[cell.states]
-    x, states, Wx, Wh, biases_given, sizes, shapes = check_arguments(cell, x, names, states, Wx, Wh, biases)
-    h, kept = _sequence.run_forward(
-        cell, x, states[0], states[-1], (Wx, Wh), biases_given, sizes, keep_cache, num_threads, packed
-    )
-    cache = None
-    if keep_cache:
-        cache = family.cache(x, states[0], Wx, Wh, *kept)
-        if shapes is not None:
-            cache.shapes = shapes
+    names = STATE_NAMES[family.cell.states]
+    h, track, _, cache, states = _run(family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False)
+    N = states[0].shape[0]
+    h = h.reshape(N, np.shape(x)[1], h.shape[1])
     result: ForwardResult[Any, Any] = ForwardResult((h, cache))
-    result.make_state = lambda: _last_state(family, h, states[0], kept.track)
+    result.make_state = lambda: _last_state(family, h, states[0], track)
     return result
 
 
@@ -66,25 +149,25 @@ def backward(
 ) -> SequenceGradients:
     """Propagate gradients back through sequences."""
     cell = family.cell
-    cache = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
-    (N, T, _), H = cache.x.shape, cache.h0.shape[1]
+    cache, sizes = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
+    N, T, D, H = sizes
     dtype = cache.x.dtype
     if dh is not None:
         dh = check_given_gradient("dh", dh, "(N, T, H)", (N, T, H), dtype)
         dtype = dh.dtype
-    last = check_dstate(cell.states, dstate, (N, H), dtype)
+    last = NOTHING[cell.states] if dstate is None else check_dstate(cell.states, dstate, (N, H), dtype)
     cache = cache.in_dtype(dtype)
-    gradients = _sequence.run_backward(
-        cell, cache.x, cache.h0, cache[2:4], Kept(*cache[4:]), dh, last, num_threads, packed
+    found = _sequence.run_backward(
+        cell, cache.x, cache.h0, cache[2:4], Kept(*cache[4:]), sizes, dh, last, num_threads, packed
     )
-    shapes = cache.shapes or (None, *[None] * len(cell.states))
+    shapes = cache.shapes or (None,) * 3
     result = SequenceGradients(
-        (gradients.dx, _sum_to(gradients.dh0, shapes[1]), gradients.dWx, gradients.dWh, gradients.dbs[0])
+        (found.dx.reshape(N, T, D), _sum_to(found.dh0, shapes[1]), found.dWx, found.dWh, found.dbs[0])
     )
     if len(cell.states) > 1:
-        result.dc0 = _sum_to(gradients.dtrack0, shapes[2])
+        result.dc0 = _sum_to(found.dtrack0, shapes[2])
     if len(cell.biases) > 1:
-        result.dbh = gradients.dbs[1]
+        result.dbh = found.dbs[1]
     return result
 
 
@@ -94,27 +177,24 @@ def step_forward(
     states: tuple[Any, ...],
     Wx: Any,
     Wh: Any,
-    biases: dict[str, Any],
+    biases: tuple[Any, ...],
     keep_cache: bool,
     num_threads: int | None,
     packed: Any = None,
 ) -> tuple[Any, ...]:
     """Advance by one step; returns the next states and the cache."""
-    cell = family.cell
-    names = STEP_NAMES[cell.states]
-    x, states, Wx, Wh, biases_given, sizes, shapes = check_arguments(cell, x, names, states, Wx, Wh, biases, True)
-    h, kept = _sequence.run_forward(
-        cell, x, states[0], states[-1], (Wx, Wh), biases_given, sizes, keep_cache, num_threads, packed
+    states_of = family.cell.states
+    h, track, shapes, cache, _ = _run(
+        family, STEP_NAMES[states_of], x, states, Wx, Wh, biases, keep_cache, num_threads, packed, True
     )
-    cache = family.cache(x, states[0], Wx, Wh, *kept) if keep_cache else None
-    following = [h.reshape(sizes.N, sizes.H)]
-    if len(cell.states) > 1:
-        following.append(kept.track[-1, :, : sizes.H].copy())
-    if shapes is not None:
-        if cache is not None:
-            cache.shapes = shapes
-        if all(len(shape) < 2 for shape in shapes):
-            following = [state[0] for state in following]
+    if len(states_of) == 1:
+        if shapes is None:
+            return h, cache
+        following = [h]
+    else:
+        following = [h, track[-1, :, : h.shape[1]].copy()]
+    if shapes is not None and all(shape is not None and len(shape) < 2 for shape in shapes):
+        following = [state[0] for state in following]
     return *following, cache
 
 
@@ -124,32 +204,23 @@ def step_backward(
     """Propagate gradients of the next states back through one step; returns dx, those of the states, dWx, dWh, dbs."""
     cell = family.cell
     forward_name = f"{cell.name}_step_forward"
-    cache = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
-    check_single_step(cache.x, forward_name)
-    shape, dtype = cache.h0.shape, cache.x.dtype
-    is_vector = cache.shapes is not None and all(len(given) < 2 for given in cache.shapes)
+    cache, sizes = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
+    check_single_step(sizes.T, forward_name)
+    shape, dtype, shapes = (sizes.N, sizes.H), cache.x.dtype, cache.shapes
     checked = []
     for name, gradient in zip(names, gradients, strict=True):
-        if is_vector and gradient is not None and np.ndim(gradient) == 1:
-            gradient = np.asarray(gradient)[None]
+        if shapes is not None:
+            gradient = check_broadcast(name, gradient, "(N, H)", shape)
         checked.append(check_given_gradient(name, gradient, "(N, H)", shape, dtype))
         dtype = checked[-1].dtype
-    checked = [gradient.astype(dtype, copy=False) for gradient in checked]
+    dnext_h, *others = [gradient if gradient.dtype is dtype else gradient.astype(dtype) for gradient in checked]
     cache = cache.in_dtype(dtype)
     dx, dh0, dtrack0, dWx, dWh, dbs = _sequence.run_backward(
-        cell,
-        cache.x,
-        cache.h0,
-        cache[2:4],
-        Kept(*cache[4:]),
-        checked[0][:, None],
-        [None, *checked[1:]],
-        num_threads,
+        cell, cache.x, cache.h0, cache[2:4], Kept(*cache[4:]), sizes, dnext_h, [None, *others], num_threads
     )
-    dx = dx.reshape(shape[0], dx.shape[2])
     states = [dh0] if len(cell.states) == 1 else [dh0, dtrack0.copy()]
-    if cache.shapes is not None:
-        dx, *states = (_sum_to(g, given) for g, given in zip((dx, *states), cache.shapes, strict=True))
+    if shapes is not None:
+        dx, *states = (_sum_to(g, given) for g, given in zip((dx, *states), shapes, strict=True))
     return dx, *states, dWx, dWh, dbs
 
 
@@ -171,3 +242,5 @@ def _sum_to(gradient: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
 
 STATE_NAMES = {("h",): ("h0",), ("h", "c"): ("h0", "c0")}
 STEP_NAMES = {("h",): ("prev_h",), ("h", "c"): ("prev_h", "prev_c")}
+
+NOTHING = {("h",): (None,), ("h", "c"): (None, None)}

@@ -205,6 +205,56 @@ class Kept(NamedTuple):
     track: np.ndarray
 
 
+class SmallCall(NamedTuple):
+    """All that a call needs that reads weights where they lie, on one thread, in one kernel call."""
+
+    code: Any
+    shapes: tuple[tuple[int, ...], ...]
+    """Of x, the states, Wx, Wh and the biases."""
+    h: tuple[int, int]
+    tape: tuple[int, int, int]
+    track: tuple[int, int, int]
+    """Shapes of arrays."""
+    scratch: int
+    division: tuple[Any, ...]
+    """Last arguments of the kernel."""
+
+
+def small_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, *arguments: np.ndarray) -> SmallCall | None:
+    """Make a small call for arrays like these, x, the states, Wx, Wh and the biases; None if it is not small."""
+    N, T, _, H = sizes
+    plan = plan_forward(cell, sizes, dtype, None)
+    if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0:
+        return None
+    units = unit_columns(H, dtype)
+    return SmallCall(
+        cell.machine_code("forward", dtype),
+        tuple([array.shape for array in arguments]),
+        (N * T, H),
+        (T if keeps else 1, N, len(cell.tape) * units),
+        (T + 1 if keeps else 1, N, units),
+        plan.scratch,
+        (recorder.NO_TRACE, ALONE, 0, N, False, 0, T, plan.chunk, plan.strip, 1, False),
+    )
+
+
+def run_small(
+    call: SmallCall,
+    x: np.ndarray,
+    states: tuple[np.ndarray, ...],
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    biases: tuple[np.ndarray, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run a small call on `x` (N * T, D); returns h (N * T, H), tape and track."""
+    dtype = x.dtype
+    h, tape, track = empty(call.h, dtype), empty(call.tape, dtype), empty(call.track, dtype)
+    work = borrow(call.scratch, dtype)
+    call.code(x, states[0], states[-1], Wx, Wh, biases, h, tape, track, work, *call.division)
+    give_back(work)
+    return h, tape, track
+
+
 def run_forward(
     cell: Cell,
     x: np.ndarray,
@@ -221,15 +271,15 @@ def run_forward(
 
     Returns
     -------
-    h : ndarray of shape (N, T, H)
+    h : ndarray of shape (N * T, H)
     kept : Kept
         Of all steps if it `keeps`, or else the last tracked state, alone.
     """
     dtype = x.dtype
-    N, T, _, H = sizes
+    N, T, D, H = sizes
     plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None)
     units = unit_columns(H, dtype)
-    h = empty((N, T, H), dtype)
+    h = empty((N * T, H), dtype)
     tape = empty((T if keeps else 1, N, len(cell.tape) * units), dtype)
     track = empty((T + 1 if keeps else 1, N, units), dtype)
     if N * T * H == 0:
@@ -238,19 +288,16 @@ def run_forward(
         return h, Kept(tape, track)
     code = cell.machine_code("forward", dtype)
     work = borrow(plan.scratch, dtype)
-    data = x, h0, track0, *weights, biases, h, tape, track, work
-    if plan.threads == 1 and not plan.packs and not recorder.listeners:
-        code(*data, recorder.NO_TRACE, ALONE, 0, False, 0, T, plan.chunk, plan.strip, 1, False)
-    else:
-        with Team(plan.threads) as team:
-            if plan.packs:
-                if packed is None:
-                    shapes = forward_panels(cell, sizes.D, H, dtype)
-                    packed = pack(team, layout.pack_columns, weights, len(cell.gates), shapes)
-                data = x, h0, track0, *packed, biases, h, tape, track, work
-            for begin, end in segments(T, plan.flops):
-                arguments = plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
-                team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
+    with Team(plan.threads) as team:
+        matrices: Sequence[np.ndarray] = weights
+        if plan.packs:
+            if packed is None:
+                packed = pack(team, layout.pack_columns, weights, len(cell.gates), forward_panels(cell, D, H, dtype))
+            matrices = packed
+        data = x.reshape(N * T, D), h0, track0, *matrices, biases, h, tape, track, work
+        for begin, end in segments(T, plan.flops):
+            arguments = N, plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
+            team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
     return h, Kept(tape, track)
 
@@ -266,6 +313,7 @@ class Gradients(NamedTuple):
     """What a backward pass returns."""
 
     dx: np.ndarray
+    """Of shape (N * T, D)."""
     dh0: np.ndarray
     dtrack0: np.ndarray
     """Of the first tracked state, beside what is in `dh0`."""
@@ -280,6 +328,7 @@ def run_backward(
     h0: np.ndarray,
     weights: tuple[np.ndarray, np.ndarray],
     kept: Kept,
+    sizes: Sizes,
     dh: np.ndarray | None,
     dstate: Sequence[np.ndarray | None],
     num_threads: int | None,
@@ -287,18 +336,17 @@ def run_backward(
 ) -> Gradients:
     """Run a backward pass from the last step to the first.
 
-    `dh` (N, T, H) and `dstate`, a gradient (N, H) of each state after the last step, may be None, which is zero.
+    `dh` (N, T, H), or (N, H) for a step, and `dstate`, a gradient (N, H) of each state after the last step, may be
+    None, which is zero.
     """
     dtype = x.dtype
-    N, T, D = x.shape
-    H = h0.shape[1]
-    sizes = Sizes(N, T, D, H)
+    N, T, D, H = sizes
     columns, units = len(cell.gates) * H, unit_columns(H, dtype)
     dtrack = np.zeros((N, units) if len(cell.states) > 1 else (1, 1), dtype)
     for gradient in dstate[1:]:
         if gradient is not None:
             dtrack[:, :H] = gradient
-    dx, dh0 = empty((N, T, D), dtype), empty((N, H), dtype)
+    dx, dh0 = empty((N * T, D), dtype), empty((N, H), dtype)
     dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
     dbs = tuple([empty((columns,), dtype) for _ in cell.biases])
     if N * T * H == 0:
@@ -307,23 +355,26 @@ def run_backward(
         for gradient in (dWx, dWh, *dbs):
             gradient.fill(0)
         return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
-    if dh is None:
-        dh = np.zeros((0, T, H), dtype)
+    rows = np.zeros((0, H), dtype) if dh is None else dh.reshape(N * T, H)
     dlast = np.zeros((0, H), dtype) if dstate[0] is None else dstate[0]
     plan = plan_backward(cell, sizes, dtype, num_threads, packed is not None)
     code = cell.machine_code("backward", dtype)
     work = borrow(plan.scratch, dtype)
-    rest = *kept, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work
-    if plan.threads == 1 and not plan.packs and not recorder.listeners:
-        code(x, h0, *weights, *rest, recorder.NO_TRACE, ALONE, 0, False, 0, T, plan.chunk, 1, plan.blocked, False)
+    last = *kept, rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work
+    if plan.threads == 1 and not plan.packs and not recorder.listeners and T * plan.flops < tuning.SEGMENT_FLOPS:
+        division = ALONE, 0, N, False, 0, T, plan.chunk, 1, plan.blocked, False
+        code(x.reshape(N * T, D), h0, *weights, *last, recorder.NO_TRACE, *division)
     else:
         with Team(plan.threads) as team:
-            if plan.packs and packed is None:
-                shapes = backward_panels(cell, D, H, dtype)
-                packed = pack(team, layout.pack_transposed, weights, len(cell.gates), shapes)
-            data = x, h0, *(packed if plan.packs and packed else weights), *rest
+            matrices: Sequence[np.ndarray] = weights
+            if plan.packs:
+                if packed is None:
+                    shapes = backward_panels(cell, D, H, dtype)
+                    packed = pack(team, layout.pack_transposed, weights, len(cell.gates), shapes)
+                matrices = packed
+            data = x.reshape(N * T, D), h0, *matrices, *last
             for begin, end in reversed(list(segments(T, plan.flops))):
-                arguments = plan.packs, begin, end, plan.chunk, plan.threads, plan.blocked, plan.by_rows
+                arguments = N, plan.packs, begin, end, plan.chunk, plan.threads, plan.blocked, plan.by_rows
                 team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)

@@ -56,5 +56,8 @@ EMBEDDING_PART_ROWS = 256
 """Rows of an embedding that a thread copies at a time; not tuned, since copies are short."""
 
 
+SMALL_FLOPS = 2 * THREAD_FLOPS
+"""Work of a call up to which it is small: on one thread, whatever the number of threads, and in one kernel call."""
+
 PACKED_STEPS, PACKED_FLOPS = 3, 1_000_000
 """Steps and operations of a pass from which on weights are packed rather than read where they lie."""

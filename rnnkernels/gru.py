@@ -37,7 +37,7 @@ class GRUCache(RecurrentCache):
         return self._tracked()
 
 
-FAMILY = _recurrent.Family(CELL, GRUCache, GRUState)
+FAMILY = _recurrent.family(CELL, GRUCache, GRUState)
 
 
 @profiled
@@ -119,7 +119,7 @@ def gru_forward(
     array([[[0.2048],
             [0.3635]]])
     """
-    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, {"b": b, "bh": bh}, keep_cache, num_threads)
+    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, (b, bh), keep_cache, num_threads)
 
 
 @profiled
@@ -255,7 +255,7 @@ def gru_step_forward(
     >>> next_h.round(4)
     array([[0.2048]])
     """
-    biases = {"b": b, "bh": bh}
+    biases = (b, bh)
     next_h, cache = _recurrent.step_forward(FAMILY, x, (prev_h,), Wx, Wh, biases, keep_cache, num_threads)
     return next_h, cache
 

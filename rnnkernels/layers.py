@@ -83,9 +83,8 @@ class Layer:
     def _forward(self, x: Any, states: tuple[Any, ...], keep_cache: bool, num_threads: int | None) -> Any:
         own = self._packed
         Wx, Wh, *biases = own.parameters.values()
-        named = dict(zip(self._family.cell.biases, biases, strict=True))
         return _recurrent.forward(
-            self._family, _as_dtype(x, own.dtype), states, Wx, Wh, named, keep_cache, num_threads, own.forward
+            self._family, _as_dtype(x, own.dtype), states, Wx, Wh, tuple(biases), keep_cache, num_threads, own.forward
         )
 
     def forward(
@@ -186,9 +185,8 @@ class Layer:
         own, family = self._packed, self._family
         Wx, Wh, *biases = own.parameters.values()
         states = [None] * len(family.cell.states) if state is None else state
-        named = dict(zip(family.cell.biases, biases, strict=True))
         x = _as_dtype(x, own.dtype)
-        *following, _ = _recurrent.step_forward(family, x, tuple(states), Wx, Wh, named, False, 1, own.forward)
+        *following, _ = _recurrent.step_forward(family, x, tuple(states), Wx, Wh, tuple(biases), False, 1, own.forward)
         return family.state(*following)
 
     def stream(self, h0: Any = None, *, batch_size: int | None = None) -> Any:

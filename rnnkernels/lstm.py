@@ -42,7 +42,7 @@ class LSTMCache(RecurrentCache):
         return self._tracked()
 
 
-FAMILY = _recurrent.Family(CELL, LSTMCache, LSTMState)
+FAMILY = _recurrent.family(CELL, LSTMCache, LSTMState)
 
 
 @profiled
@@ -127,7 +127,7 @@ def lstm_forward(
     array([[[0.3696],
             [0.6505]]])
     """
-    return _recurrent.forward(FAMILY, x, (h0, c0), Wx, Wh, {"b": b}, keep_cache, num_threads)
+    return _recurrent.forward(FAMILY, x, (h0, c0), Wx, Wh, (b,), keep_cache, num_threads)
 
 
 @profiled
@@ -269,7 +269,7 @@ def lstm_step_forward(
     (array([[0.3696]]), array([[0.5568]]))
     """
     states = prev_h, prev_c
-    next_h, next_c, cache = _recurrent.step_forward(FAMILY, x, states, Wx, Wh, {"b": b}, keep_cache, num_threads)
+    next_h, next_c, cache = _recurrent.step_forward(FAMILY, x, states, Wx, Wh, (b,), keep_cache, num_threads)
     return next_h, next_c, cache
 
 

@@ -22,7 +22,7 @@ class RNNCache(RecurrentCache):
         return self._tracked()
 
 
-FAMILY = _recurrent.Family(CELL, RNNCache, RNNState)
+FAMILY = _recurrent.family(CELL, RNNCache, RNNState)
 
 
 @profiled
@@ -91,7 +91,7 @@ def rnn_forward(
     array([[[0.4621],
             [0.7452]]])
     """
-    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, {"b": b}, keep_cache, num_threads)
+    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, (b,), keep_cache, num_threads)
 
 
 @profiled
@@ -210,7 +210,7 @@ def rnn_step_forward(
     >>> next_h.round(4)
     array([[0.4621]])
     """
-    next_h, cache = _recurrent.step_forward(FAMILY, x, (prev_h,), Wx, Wh, {"b": b}, keep_cache, num_threads)
+    next_h, cache = _recurrent.step_forward(FAMILY, x, (prev_h,), Wx, Wh, (b,), keep_cache, num_threads)
     return next_h, cache
 
 

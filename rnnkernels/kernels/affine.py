@@ -105,7 +105,7 @@ def input_gradient(w, dout, dx, scratch):
                         transpose_block(w, source, columns, scratch, target, group)
                     else:
                         pack_edge(w, source, columns, left - v, part - line,
-                                  scratch, target, group, min(step, part - line))  # fmt: skip
+                                  scratch, target, group, min(step, part - line), step)  # fmt: skip
             if k > 0:
                 multiply_part(dout, k, columns, 1, rows, scratch, 0, group, part,
                               dx, column, inputs, dx, column, inputs, left)  # fmt: skip

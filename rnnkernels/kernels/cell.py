@@ -64,18 +64,18 @@ def _scalars(kinds: str) -> tuple[Any, ...]:
 
 SIGNATURES = {
     "forward": lambda element, biases: (
-        *_arrays(element, 3, 2, 2, 2, 2),
+        *_arrays(element, 2, 2, 2, 2, 2),
         types.UniTuple(types.Array(element, 1, "C"), biases),
-        *_arrays(element, 3, 3, 3, 1),
+        *_arrays(element, 2, 3, 3, 1),
         *_arrays(types.int64, 3, 1),
-        *_scalars("i?iiiii?"),
+        *_scalars("ii?iiiii?"),
     ),
     "backward": lambda element, biases: (
-        *_arrays(element, 3, 2, 2, 2, 3, 3, 3, 2, 2, 3, 2, 2, 2),
+        *_arrays(element, 2, 2, 2, 2, 3, 3, 2, 2, 2, 2, 2, 2, 2),
         types.UniTuple(types.Array(element, 1, "C"), biases),
         *_arrays(element, 1),
         *_arrays(types.int64, 3, 1),
-        *_scalars("i?iiii??"),
+        *_scalars("ii?iiii??"),
     ),
     "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iii")),
 }

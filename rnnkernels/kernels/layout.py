@@ -169,7 +169,7 @@ def pack_transposed_lines(weights, columns, hidden, gates, first, end, first_lin
             if here >= step and left >= step:
                 transpose_block(weights, source, stride, panels, target, width)
             else:
-                pack_edge(weights, source, stride, here, left, panels, target, width, min(step, depth - row))
+                pack_edge(weights, source, stride, here, left, panels, target, width, min(step, depth - row), step)
 
 
 @shared("a weights start c buffer")
@@ -306,11 +306,10 @@ def unpack_sums(sums, gates, gradient, team, member, parts):
 
 
 @inlined
-def pack_edge(source, offset, stride, rows, columns, target, target_offset, target_stride, lines):
-    """Transpose a block of which only some rows and columns exist; overwrites `lines` lines of LANES elements."""
-    step = lanes(source)
+def pack_edge(source, offset, stride, rows, columns, target, target_offset, target_stride, lines, width):
+    """Transpose a block of which only some rows and columns exist; overwrites `lines` lines of `width` elements."""
     for line in range(lines):
-        for r in range(step):
+        for r in range(width):
             inside = line < columns and r < rows
             value = load_first(source, offset + r * stride + line, 1 if inside else 0)
             store_first(target, target_offset + line * target_stride + r, 1, value)
@@ -320,7 +319,7 @@ def pack_edge(source, offset, stride, rows, columns, target, target_offset, targ
 def transpose_rows(source, last, stride, depth, columns, target, target_offset, target_stride, first, end):
     """Transpose `depth` rows that end with the one at `last`, from the last to the first; overwrites rows of `target`.
 
-    Of the `columns` columns, those in vectors `first .. end`. Rows of `target` have room for whole vectors.
+    Of the `columns` columns, those in vectors `first .. end`.
     """
     step = lanes(source)
     for column in range(first * step, end * step, step):
@@ -329,7 +328,9 @@ def transpose_rows(source, last, stride, depth, columns, target, target_offset, 
             if depth - k >= step and columns - column >= step:
                 transpose_block(source, here, -stride, target, there, target_stride)
             else:
-                pack_edge(source, here, -stride, depth - k, columns - column, target, there, target_stride, step)
+                width = min(step, depth - k)
+                pack_edge(source, here, -stride, width, columns - column, target, there, target_stride,
+                          min(step, columns - column), width)  # fmt: skip
 
 
 @shared("source panels sums")

@@ -43,7 +43,7 @@ class Routine:
             return
         arguments = [types.CPointer(element) if is_array else types.intp for is_array in self.is_array]
         options = {name: value for name, value in OPTIONS.items() if name != "nogil"}
-        compiled = CFunc(self.function, (tuple(arguments), types.void), locals={}, options=options)
+        compiled: Any = CFunc(self.function, (tuple(arguments), types.void), locals={}, options=options)
         if CACHE_IS_ON:
             compiled._cache = PackageCache(self.function)
         compiled.compile()
@@ -70,7 +70,7 @@ def shared(arrays: str) -> Callable[[Callable[..., Any]], Any]:
         is_array = tuple(name in arrays.split() for name in names)
         routine = Routine(function, is_array)
 
-        def call(typingctx, *arguments):
+        def call(typingctx: Any, *arguments: Any) -> Any:
             element = arguments[is_array.index(True)].dtype
             routine.provide(element)
             given = [types.unliteral(argument) for argument in arguments]
@@ -97,11 +97,13 @@ def shared(arrays: str) -> Callable[[Callable[..., Any]], Any]:
 
         parameters = list(inspect.signature(function).parameters.values())
         context = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        call.__signature__ = inspect.Signature([context, *parameters])
-        call.__name__ = function.__name__
-        call.__doc__ = function.__doc__
-        linked = intrinsic(call)
-        linked.routine = routine
-        return linked
+        named: dict[str, Any] = {
+            "__signature__": inspect.Signature([context, *parameters]),
+            "__name__": function.__name__,
+            "__doc__": function.__doc__,
+        }
+        for name, value in named.items():
+            setattr(call, name, value)
+        return intrinsic(call)
 
     return make

@@ -145,19 +145,19 @@ def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows,
 
 
 def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                     packed, begin, end, chunk, strip, places, by_rows):  # fmt: skip
+                     batch, packed, begin, end, chunk, strip, places, by_rows):  # fmt: skip
     """Steps `begin .. end` of sequences, by one member of a team.
 
-    Overwrites these steps of `h` (N, T, H), `tape` and `track`; begins with `h0` and `track0` (N, H), or in the middle
-    with the states that the scratch and the track carry from call to call. The units are taken in strips of `strip`, a
-    multiple of a panel. Where a chunk is a single step, each strip is projected when its turn comes, and z holds one
+    Overwrites these steps of `h` (N * T, H), `tape` and `track`, from those of `x` (N * T, D); begins with `h0` and
+    `track0` (N, H), or in the middle with the states that the scratch and the track carry from call to call. The units
+    are taken in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected when its turn comes, and z holds one
     strip of each member. Of at most `places` members each takes a part of the batch if `by_rows`, and they do not
     meet; or else they divide the hidden units, and meet after each step.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
-    batch, length, hidden = h.shape
+    length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
     lane_count, units = lanes(x), unit_count(x, hidden)
-    columns, inputs = units * lane_count, x.shape[2]
+    columns = units * lane_count
     parts = places if by_rows else 1
     z_columns = (columns if chunk > 1 else (1 if by_rows else places) * strip * lane_count) * GATES
     most_rows = (batch + parts - 1) // parts
@@ -234,15 +234,15 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
 
 
 def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work, trace,
-                      team, member, packed, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
+                      team, member, batch, packed, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
     """Steps `end - 1 .. begin` of sequences, by one member of a team.
 
-    Overwrites these steps of `dx` (N, T, D), takes `dtrack` (N, U * L) from the last step to before the first, and sums
-    the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient of
-    the last step is the sum of its part of `dh` (N, T, H) and of `dlast` (N, H), either of which may be empty.
+    Overwrites these steps of `dx` (N * T, D), takes `dtrack` (N, U * L) from the last step to before the first, and
+    sums the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient of
+    the last step is the sum of its part of `dh` (N * T, H) and of `dlast` (N, H), either of which may be empty.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
-    batch, length, inputs = dx.shape
+    length, inputs = dx.shape[0] // batch, dx.shape[1]
     hidden = h0.shape[1]
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns = units * lane_count

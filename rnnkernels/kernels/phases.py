@@ -197,7 +197,7 @@ def gather_earlier_gradients(dh, work, at, batch, length, hidden, begin, steps, 
     """Time-major gradients from outside for the states before a chunk of steps `begin .. begin + steps` and in it.
 
     The first N rows of `at.dh` hold the complete gradient of the last step on entry. It moves to the last rows; the
-    rows before take the part of `dh` (N, T, H) of steps begin - 1 .. begin + steps - 2, zero for step -1, and
+    rows before take the part of `dh` (N * T, H) of steps begin - 1 .. begin + steps - 2, zero for step -1, and
     everywhere if there is none. For some sequences and units.
     """
     column, rows = first_unit * lanes(work), end_row - first_row
