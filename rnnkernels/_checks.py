@@ -372,7 +372,8 @@ def _check_arguments(
         if state.shape not in ((), (H,), (1, H), (N, H)):
             match = "`x`" if name == state_name else f"`x` and `{state_name}`"
             check_shape(name, state, "(N, H)", (N, H), match, " It may also be (1, H), (H,) or a number, for all rows.")
-        whole_states.append(np.require(np.broadcast_to(state, (N, H)), dtype, ["C", "A"]))
+        whole = state if state.shape == (N, H) else np.broadcast_to(state, (N, H))
+        whole_states.append(np.require(whole, dtype, ["C", "A"]))
     check_weights(cell, Wx, Wh, biases, D, H, source)
     shapes: tuple[tuple[int, ...] | None, ...] | None = (x.shape, *given_shapes)
     if all(shape == (N, H) for shape in given_shapes) and x.ndim == (2 if is_step else 3) and x.shape[0] == N:

@@ -9,7 +9,7 @@ from rnnkernels import _sequence
 from rnnkernels._checks import check_layer, for_kernels
 from rnnkernels._memory import aligned_empty
 from rnnkernels._threads import Team
-from rnnkernels.kernels import layout, passes, simd
+from rnnkernels.kernels import layout, micro_kernel, passes, simd
 from rnnkernels.kernels.cell import Cell
 
 
@@ -31,17 +31,17 @@ class PackedWeights:
         for weights, panels in zip((Wx, Wh), self.forward, strict=True):
             Team(1).run(layout.pack_columns, (for_kernels(weights), gates, panels), (1,))
         vectors = (end - at_b) // len(checked) // lanes
-        passes.interleave_biases(tuple(for_kernels(bias) for bias in checked), gates, self.flat, at_b, vectors)
+        for k, bias in enumerate(checked):
+            passes.interleave_bias(for_kernels(bias), gates, self.flat, at_b + k * vectors * lanes, vectors)
         self._at_b = at_b
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
         """The weights in natural order, read-only."""
         gates, lanes = len(self.cell.gates), simd.lanes_of(self.dtype)
+        width = micro_kernel.panel_columns(self.dtype)
         matrices = [
-            panels.reshape(len(panels), depth, -1)
-            .swapaxes(0, 1)
-            .reshape(depth, len(panels) * panels.shape[1] // max(depth, 1))
+            panels.reshape(len(panels), depth, width).swapaxes(0, 1).reshape(depth, len(panels) * width)
             for panels, depth in zip(self.forward, (self.D, self.H), strict=True)
         ]
         biases = self.flat[self._at_b :].reshape(len(self.cell.biases), -1)

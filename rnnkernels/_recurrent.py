@@ -16,6 +16,7 @@ from rnnkernels._checks import (
     check_given_gradient,
     check_single_step,
 )
+from rnnkernels._memory import borrow, empty, give_back
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
 from rnnkernels._sequence import Kept, SmallCall
 from rnnkernels.kernels.cell import Cell
@@ -42,18 +43,17 @@ def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
 
 def _small_call(family: Family, keeps: bool, arguments: tuple[Any, ...]) -> SmallCall | None:
     """The small call for x, the states, Wx, Wh and the biases; None if there is none, or a check has more to do."""
-    x = arguments[0]
-    if type(x) is not np.ndarray:
+    x, last = arguments[0], arguments[-1]
+    if type(x) is not np.ndarray or type(last) is not np.ndarray:
         return None
     dtype = x.dtype
-    call = family.small.get((dtype, keeps, x.shape, getattr(arguments[-1], "shape", None)))
-    if call is None:
-        return None
-    for array, shape in zip(arguments, call.shapes, strict=True):
-        if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
-            return None
-        if array.flags.num & IN_LAYOUT != IN_LAYOUT:
-            return None
+    call = family.small.get((dtype, keeps, x.shape, last.shape))
+    if call is not None:
+        for array, shape in zip(arguments, call.shapes, strict=False):  # as many, by the signature of the caller
+            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+                return None
+            if array.flags.num & IN_LAYOUT != IN_LAYOUT:
+                return None
     return call
 
 
@@ -81,11 +81,17 @@ def _run(
     """Check and run; returns h (N * T, H), the track, what else, the cache and the states before the first step."""
     cell = family.cell
     if num_threads is None and packed is None and not recorder.listeners:
-        arguments = (x, *states, Wx, Wh, *biases)
-        call = _small_call(family, keep_cache, arguments)
+        for value in (*states, *biases):
+            if value is None:
+                states, biases = _with_zeros(x, states, Wh, biases)
+                break
+        call = _small_call(family, keep_cache, (x, *states, Wx, Wh, *biases))
         if call is not None:
-            rows = x if is_step else x.reshape(-1, x.shape[2])
-            h, tape, track = _sequence.run_small(call, rows, states, Wx, Wh, biases)
+            dtype = x.dtype
+            h, tape, track = empty(call.h, dtype), empty(call.tape, dtype), empty(call.track, dtype)
+            work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(call.h[0], x.shape[2])
+            call.code(rows, states[0], states[-1], Wx, Wh, biases, h, tape, track, work, *call.division)
+            give_back(work)
             cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track)) if keep_cache else None
             return h, track, None, cache, states
     named = dict(zip(cell.biases, biases, strict=True))
@@ -116,6 +122,17 @@ def _run(
 _new = tuple.__new__
 
 
+def _with_zeros(
+    x: Any, states: tuple[Any, ...], Wh: Any, biases: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """States and biases with zeros in the place of None, if the others are arrays; checks come later."""
+    if isinstance(x, np.ndarray) and isinstance(Wh, np.ndarray) and x.ndim > 1 and Wh.ndim == 2:
+        (N, *_), (H, columns), dtype = x.shape, Wh.shape, x.dtype
+        states = tuple([np.zeros((N, H), dtype) if state is None else state for state in states])
+        biases = tuple([np.zeros((columns,), dtype) if bias is None else bias for bias in biases])
+    return states, biases
+
+
 def forward(
     family: Family,
     x: Any,
@@ -132,16 +149,16 @@ def forward(
     h, track, _, cache, states = _run(family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False)
     N = states[0].shape[0]
     h = h.reshape(N, np.shape(x)[1], h.shape[1])
+    last = h[:, -1].copy() if h.shape[1] else states[0].copy()
     result: ForwardResult[Any, Any] = ForwardResult((h, cache))
-    result.make_state = lambda: _last_state(family, h, states[0], track)
+    result.make_state = lambda: _last_state(family, last, track)
     return result
 
 
-def _last_state(family: Family, h: np.ndarray, h0: np.ndarray, track: np.ndarray) -> Any:
-    last = h[:, -1].copy() if h.shape[1] else h0.copy()
+def _last_state(family: Family, last: np.ndarray, track: np.ndarray) -> Any:
     if len(family.cell.states) == 1:
         return family.state(last)
-    return family.state(last, track[-1, :, : h.shape[2]].copy())
+    return family.state(last, track[-1, :, : last.shape[1]].copy())
 
 
 def backward(
@@ -209,7 +226,7 @@ def step_backward(
     shape, dtype, shapes = (sizes.N, sizes.H), cache.x.dtype, cache.shapes
     checked = []
     for name, gradient in zip(names, gradients, strict=True):
-        if shapes is not None:
+        if type(gradient) is not np.ndarray or gradient.shape != shape:
             gradient = check_broadcast(name, gradient, "(N, H)", shape)
         checked.append(check_given_gradient(name, gradient, "(N, H)", shape, dtype))
         dtype = checked[-1].dtype

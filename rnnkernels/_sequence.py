@@ -238,23 +238,6 @@ def small_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, *argum
     )
 
 
-def run_small(
-    call: SmallCall,
-    x: np.ndarray,
-    states: tuple[np.ndarray, ...],
-    Wx: np.ndarray,
-    Wh: np.ndarray,
-    biases: tuple[np.ndarray, ...],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run a small call on `x` (N * T, D); returns h (N * T, H), tape and track."""
-    dtype = x.dtype
-    h, tape, track = empty(call.h, dtype), empty(call.tape, dtype), empty(call.track, dtype)
-    work = borrow(call.scratch, dtype)
-    call.code(x, states[0], states[-1], Wx, Wh, biases, h, tape, track, work, *call.division)
-    give_back(work)
-    return h, tape, track
-
-
 def run_forward(
     cell: Cell,
     x: np.ndarray,

@@ -150,9 +150,9 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
 
     Overwrites these steps of `h` (N * T, H), `tape` and `track`, from those of `x` (N * T, D); begins with `h0` and
     `track0` (N, H), or in the middle with the states that the scratch and the track carry from call to call. The units
-    are taken in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected when its turn comes, and z holds one
-    strip of each member. Of at most `places` members each takes a part of the batch if `by_rows`, and they do not
-    meet; or else they divide the hidden units, and meet after each step.
+    are taken in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected when
+    its turn comes, and z holds one strip of each member. Of at most `places` members each takes a part of the batch if
+    `by_rows`, and they do not meet; or else they divide the hidden units, and meet after each step.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
     length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
@@ -238,8 +238,8 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     """Steps `end - 1 .. begin` of sequences, by one member of a team.
 
     Overwrites these steps of `dx` (N * T, D), takes `dtrack` (N, U * L) from the last step to before the first, and
-    sums the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient of
-    the last step is the sum of its part of `dh` (N * T, H) and of `dlast` (N, H), either of which may be empty.
+    sums the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient
+    of the last step is the sum of its part of `dh` (N * T, H) and of `dlast` (N, H), either of which may be empty.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
     length, inputs = dx.shape[0] // batch, dx.shape[1]
@@ -394,10 +394,9 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
 
 
 @kernel
-def interleave_biases(biases, gates, target, offset, vectors):
-    """Natural biases as interleaved rows of so many vectors, one after the other; overwrites them in `target`."""
-    for k in range(len(biases)):
-        interleave_row(biases[k], gates, target, offset + k * vectors * lanes(target), vectors)
+def interleave_bias(bias, gates, target, offset, vectors):
+    """A natural bias as an interleaved row of so many vectors; overwrites it in `target`."""
+    interleave_row(bias, gates, target, offset, vectors)
 
 
 def passes_of(name, **parts):
