@@ -135,7 +135,7 @@ def _plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | 
     strips = 1 if by_rows else threads
     z_columns = columns if chunk > 1 else strips * strip * lanes * gates
     at = phases.forward_regions(rows, chunk, D, H, gates, len(cell.biases), z_columns, lanes)
-    scratch = at.parts + (threads if by_rows else 1) * at.part + threads * phases.BUFFER_VECTORS * lanes
+    scratch = at.parts + (threads if by_rows else 1) * at.part + threads * layout.BUFFER_VECTORS * lanes
     packs = has_packed or _is_worth_packing(N, T, flops)
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
 

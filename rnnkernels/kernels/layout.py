@@ -27,13 +27,19 @@ from rnnkernels.kernels.micro_kernel import (
     multiply,
     panel_width,
 )
-from rnnkernels.kernels.simd import lanes, load, load_first, prefetch, splat, store, store_first, transpose_block
+from rnnkernels.kernels.simd import fma, lanes, load, load_first, prefetch, splat, store, store_first, transpose_block
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 ROWS_AT_ONCE = 8
 """Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken. Between
 two calls that had driven them from the near caches, 256 x 1024 and 512 x 2048 weights in float32 took 0.09 and 0.35 ms
 with 8, 0.10 and 0.38 with 4, 0.11 and 0.43 with 16 (AMD EPYC, Zen 4)."""
+
+FEW_ROWS, LINES_AT_ONCE = 8, 4
+"""Rows up to which weights in place are read row by row, and how many of these rows are read at a time."""
+
+BUFFER_VECTORS = VECTORS_PER_PANEL * max(SMALL_GROUP, PANEL_GROUPS[-1]) * SUM_DEPTH
+"""Vectors of the buffer of a product in place."""
 
 PANELS_AT_ONCE = PANEL_GROUPS[-1]
 """Panels of dz for which the weight gradients of a chunk are summed together: as many as a full tile takes. On an AMD
@@ -178,9 +184,14 @@ def multiply_in_place(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
     """As `multiply` with weights (depth, G * H) that nobody has packed, for vectors `first .. end` of their columns.
 
     The sums and their bits are the same. Where weights serve few rows a matrix of panels is not worth the memory: parts
-    of a few panels are packed in `buffer`, which stays in the nearest cache, multiplied, and forgotten.
+    of a few panels are packed in `buffer`, which stays in the nearest cache, multiplied, and forgotten; or, for very
+    few rows, the weights are read once, from one end of their rows to the other, and sums of parts wait in `buffer`.
     """
     step, width = lanes(weights), panel_width(weights)
+    if rows <= FEW_ROWS and rows > 0:
+        multiply_few_rows(a, a0, a_stride, rows, weights, hidden, gates, depth, first, end,
+                          start, s0, start_stride, c, c0, c_stride, buffer, buffer0)  # fmt: skip
+        return
     group = VECTORS_PER_PANEL * panels_in_place(rows)
     stride = gates * hidden
     for v in range(first, end, group):
@@ -208,6 +219,73 @@ def multiply_in_place(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
                 multiply(a, a0 + k, a_stride, rows, buffer, buffer0, lines, count,
                          c, c0 + column, c_stride, c, c0 + column, c_stride, False)  # fmt: skip
             k += lines
+            if k >= depth:
+                break
+
+
+@inlined
+def multiply_few_rows(a, a0, a_stride, rows, weights, hidden, gates, depth, first, end,
+                      start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
+    """As `multiply_in_place`, for whole units, four lines of the weights at a time."""
+    step, stride = lanes(weights), gates * hidden
+    first_unit, end_unit = first // gates, end // gates
+    most_units = max(BUFFER_VECTORS // (rows * gates), 1)
+    for unit0 in range(first_unit, end_unit, most_units):
+        units = min(most_units, end_unit - unit0)
+        whole = min(units, max(hidden // step - unit0, 0))
+        rest = hidden - (unit0 + whole) * step
+        row_length = units * gates * step
+        k = 0
+        while True:
+            part_end = min(k + SUM_DEPTH, depth)
+            for r in range(rows):
+                for i in range(0, row_length, step):
+                    store(buffer, buffer0 + r * row_length + i, splat(weights, 0.0))
+            for line in range(k, part_end, LINES_AT_ONCE):
+                for r in range(rows):
+                    here = a0 + r * a_stride + line
+                    if part_end - line >= LINES_AT_ONCE:
+                        a_0, a_1 = splat(weights, a[here]), splat(weights, a[here + 1])
+                        a_2, a_3 = splat(weights, a[here + 2]), splat(weights, a[here + 3])
+                        for gate in range(gates):
+                            source = line * stride + gate * hidden + unit0 * step
+                            target = buffer0 + r * row_length + gate * step
+                            for _ in range(whole):
+                                total = load(buffer, target)
+                                total = fma(a_0, load(weights, source), total)
+                                total = fma(a_1, load(weights, source + stride), total)
+                                total = fma(a_2, load(weights, source + 2 * stride), total)
+                                store(buffer, target, fma(a_3, load(weights, source + 3 * stride), total))
+                                source += step
+                                target += gates * step
+                            if whole < units:
+                                total = load(buffer, target)
+                                total = fma(a_0, load_first(weights, source, rest), total)
+                                total = fma(a_1, load_first(weights, source + stride, rest), total)
+                                total = fma(a_2, load_first(weights, source + 2 * stride, rest), total)
+                                total = fma(a_3, load_first(weights, source + 3 * stride, rest), total)
+                                store(buffer, target, total)
+                    else:
+                        for single in range(line, part_end):
+                            factor = splat(weights, a[a0 + r * a_stride + single])
+                            for gate in range(gates):
+                                source = single * stride + gate * hidden + unit0 * step
+                                target = buffer0 + r * row_length + gate * step
+                                for unit in range(units):
+                                    left = hidden - (unit0 + unit) * step
+                                    value = load_first(weights, source + unit * step, left)
+                                    place = target + unit * gates * step
+                                    store(buffer, place, fma(factor, value, load(buffer, place)))
+            column = (unit0 - first_unit) * gates * step
+            for r in range(rows):
+                there = c0 + r * c_stride + column
+                for i in range(0, row_length, step):
+                    part = load(buffer, buffer0 + r * row_length + i)
+                    if k == 0:
+                        store(c, there + i, load(start, s0 + r * start_stride + column + i) + part)
+                    else:
+                        store(c, there + i, load(c, there + i) + part)
+            k = part_end
             if k >= depth:
                 break
 

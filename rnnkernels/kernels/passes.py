@@ -22,6 +22,7 @@ from types import FunctionType
 
 from rnnkernels.kernels.jit import expanded, kernel, plain
 from rnnkernels.kernels.layout import (
+    BUFFER_VECTORS,
     add_row,
     clear_padding,
     copy_row,
@@ -35,7 +36,6 @@ from rnnkernels.kernels.layout import (
 )
 from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL
 from rnnkernels.kernels.phases import (
-    BUFFER_VECTORS,
     Weights,
     accumulate,
     backward_regions,

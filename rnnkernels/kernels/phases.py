@@ -10,6 +10,7 @@ from collections import namedtuple
 
 from rnnkernels.kernels.jit import expanded, plain
 from rnnkernels.kernels.layout import (
+    BUFFER_VECTORS,
     PANELS_AT_ONCE,
     copy_row,
     fill_row,
@@ -22,18 +23,12 @@ from rnnkernels.kernels.layout import (
     unit_count,
 )
 from rnnkernels.kernels.micro_kernel import (
-    PANEL_GROUPS,
-    SMALL_GROUP,
-    SUM_DEPTH,
     VECTORS_PER_PANEL,
     multiply,
     panel_width,
 )
 from rnnkernels.kernels.simd import VECTOR_BYTES, lanes
 from rnnkernels.kernels.team import share
-
-BUFFER_VECTORS = VECTORS_PER_PANEL * max(SMALL_GROUP, PANEL_GROUPS[-1]) * SUM_DEPTH
-"""Vectors that a product in place packs at once."""
 
 Weights = namedtuple("Weights", "Wx Wx_offset Wh Wh_offset packed")
 Weights.__doc__ = (
