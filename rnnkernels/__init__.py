@@ -6,14 +6,15 @@ lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g.
 """
 
 from rnnkernels import profiling, reference, roofline
+from rnnkernels._compile import compile_all
 from rnnkernels._explain import Explanation, explain
 from rnnkernels._results import GRUState, LSTMState, RNNState
 from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
 from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, word_embedding_forward
-from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.gru import GRUCache, gru_backward, gru_forward, gru_step_backward, gru_step_forward
+from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from rnnkernels.rnn import RNNCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream
@@ -33,6 +34,7 @@ __all__ = [
     "RNNStream",
     "TemporalAffineCache",
     "WordEmbeddingCache",
+    "compile_all",
     "explain",
     "get_num_threads",
     "gru_backward",

@@ -23,6 +23,8 @@ from rnnkernels._memory import aligned_zeros
 from rnnkernels.kernels import roofline as kernels
 from rnnkernels.kernels import simd
 
+__all__ = ["ActivationRates", "activation_rates", "fma_peak", "read_bandwidth"]
+
 ROUNDS = 3
 ROUND_SECONDS = 0.003
 
