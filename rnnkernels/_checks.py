@@ -495,7 +495,7 @@ def check_cell_cache(cell: Cell, cache: Any, kind: type[CacheT], forward: str, l
     if dtype is None or not is_plain(dtype, cache) or x.ndim != 3 or h0.ndim != 2:
         for name in cache._fields:
             array = getattr(cache, name)
-            if type(array) is not np.ndarray or (not is_plain(FLOAT32, [array]) and not is_plain(FLOAT64, [array])):
+            if type(array) is not np.ndarray or not is_plain(FLOAT32, [array]) and not is_plain(FLOAT64, [array]):
                 raise TypeError(
                     f"`cache.{name}` must be a C-contiguous array of float32 or float64, as {forward} left it; "
                     f"got {_kind_of(array)}. Call {forward} again."

@@ -52,8 +52,8 @@ def advice(groups: Sequence[Sequence[Call]], seconds: float, outside: float) -> 
         found.append(f"{outside / seconds:.0%} of the time is spent outside the package: look there first.")
     for group in groups:
         total, first = _seconds(group), group[0]
-        if total < 0.05 * seconds:
-            continue
+        if total < 0.05 * seconds or any(call.compiled or call.loaded for call in group):
+            continue  # little to gain; or a time that is not that of the kernels
         phases = {phase.name for call in group for phase in call.phases}
         spent = {n: sum(c.phase[n].seconds for c in group if n in c.phase) for n in phases}
         share = total / seconds

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnkernels import _sequence
+from rnnkernels._caches import RecurrentCache
 from rnnkernels._checks import (
     check_arguments,
     check_cell_cache,

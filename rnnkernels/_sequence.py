@@ -11,8 +11,8 @@ from rnnkernels._checks import Sizes
 from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS, THREAD_ROWS
-from rnnkernels.kernels import layout, micro_kernel, phases, simd
-from rnnkernels.kernels.cell import Cell
+from rnnkernels.kernels import layout, micro_kernel, passes, phases, simd
+from rnnkernels.kernels.cell import Cell, cells
 
 
 def unit_columns(hidden: int, dtype: np.dtype) -> int:

@@ -489,8 +489,8 @@ def _phase_line(name: str, seconds: float, whole: float, flops: int, n_bytes: in
     rates = [amount / seconds / 1e9 if seconds > 0 else 0.0 for amount in (flops, n_bytes)]
     flop_rate, byte_rate = (f"{rate:.1f}" if rate else "" for rate in rates)
     fraction = f"{limit / seconds:.0%}" if limit and seconds > 0 else ""
-    line = f"    {name:<12}{time_text(seconds):>10}{seconds / whole:8.1%}{flop_rate:>10}{byte_rate:>9}{fraction:>10}   {each}"
-    return line.rstrip()
+    shown = f"{time_text(seconds):>10}{seconds / whole:8.1%}{flop_rate:>10}{byte_rate:>9}{fraction:>10}"
+    return f"    {name:<12}{shown}   {each}".rstrip()
 
 
 def time_text(seconds: float) -> str:

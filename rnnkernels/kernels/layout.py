@@ -19,14 +19,7 @@ the kernels that pack and unpack.
 
 from rnnkernels.kernels.jit import expanded, inlined, kernel
 from rnnkernels.kernels.linking import shared
-from rnnkernels.kernels.micro_kernel import (
-    PANEL_GROUPS,
-    SMALL_GROUP,
-    SUM_DEPTH,
-    VECTORS_PER_PANEL,
-    multiply,
-    panel_width,
-)
+from rnnkernels.kernels.micro_kernel import PANEL_GROUPS, SMALL_GROUP, SUM_DEPTH, VECTORS_PER_PANEL, multiply, panel_width
 from rnnkernels.kernels.simd import lanes, load, load_first, prefetch, splat, store, store_first, transpose_block
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 

@@ -72,6 +72,7 @@ from rnnkernels.kernels.trace import (
     lap,
 )
 
+
 GATES = BIASES = KEPT = 0
 cell_forward = cell_output = cell_backward = None
 

@@ -21,14 +21,7 @@ from rnnkernels.kernels.layout import (
     transpose_rows,
     unit_count,
 )
-from rnnkernels.kernels.micro_kernel import (
-    PANEL_GROUPS,
-    SMALL_GROUP,
-    SUM_DEPTH,
-    VECTORS_PER_PANEL,
-    multiply,
-    panel_width,
-)
+from rnnkernels.kernels.micro_kernel import PANEL_GROUPS, SMALL_GROUP, SUM_DEPTH, VECTORS_PER_PANEL, multiply, panel_width
 from rnnkernels.kernels.simd import VECTOR_BYTES, lanes
 from rnnkernels.kernels.team import share
 
@@ -170,7 +163,7 @@ def recur(work, h, h_stride, rows, weights, hidden, gates, first_unit, end_unit,
 @expanded
 def transposed_product(work, dz, dz_stride, rows, matrix, offset, packed, columns, hidden, gates, first, end,
                        start, start_stride, out, out_stride, descending, buffer):  # fmt: skip
-    """Out = start + dz @ W.T for W (columns, G * H), some rows, and vectors `first .. end` of the columns."""
+    """out = start + dz @ W.T for W (columns, G * H), some rows, and vectors `first .. end` of the columns."""
     if packed:
         depth, column = unit_count(work, hidden) * gates * lanes(work), first * lanes(work)
         multiply(work, dz, dz_stride, rows, matrix, offset + column * depth, depth, end - first,
