@@ -75,7 +75,7 @@ def advice(groups: Sequence[Sequence[Call]], seconds: float, outside: float) -> 
             found.append(f"{first.name}, {share:.0%}: {spent['wait'] / total:.0%} of it waiting: fewer threads.")
         elif (threads := _threads_worth_while(first)) > first.threads:
             found.append(
-                f"{first.name}, {share:.0%}: on {first.threads} thread{'s' * (first.threads > 1)}, while it has work for "
+                f"{first.name}, {share:.0%}: on {first.threads} thread{'s' * (first.threads > 1)}, with work for "
                 f"{threads}: see `num_threads`, `set_num_threads` and RNNKERNELS_NUM_THREADS."
             )
         elif first.threads > 1 and all(call.joined < call.threads for call in group):
