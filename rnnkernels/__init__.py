@@ -6,6 +6,7 @@ lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g, those of 
 """
 
 from rnnkernels import profiling, reference, roofline
+from rnnkernels._compile import compile_all
 from rnnkernels._explain import Explanation, explain
 from rnnkernels._results import GRUState, LSTMState, RNNState
 from rnnkernels._threads import get_num_threads, set_num_threads
@@ -37,6 +38,7 @@ __all__ = [
     "RNNStream",
     "TemporalAffineCache",
     "WordEmbeddingCache",
+    "compile_all",
     "explain",
     "get_num_threads",
     "gru_backward",

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class PassPlan:
         return sum(phase.limit_seconds for phase in self.phases)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """What `explain` returns; `str` of it is made for reading."""
 
@@ -88,6 +89,14 @@ class Explanation:
     def limit_seconds(self) -> float:
         """Shortest time on this machine."""
         return sum(plan.limit_seconds for plan in self.passes)
+
+    def __repr__(self) -> str:
+        sizes = f"N={self.N}, T={self.T}, D={self.D}, H={self.H}"
+        task = "training" if self.training else "inference"
+        return f"Explanation({self.cell!r}, {sizes}, {self.dtype}, {task}, limit {self.limit_seconds * 1e3:.3g} ms)"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         task = "training" if self.training else "inference"

@@ -11,6 +11,7 @@ import contextlib
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,12 @@ def available_threads() -> int:
 
 def _initial_threads() -> int:
     for variable in ("RNNKERNELS_NUM_THREADS", "OMP_NUM_THREADS"):
-        with contextlib.suppress(ValueError):
-            number = int(os.environ.get(variable, ""))
-            if number >= 1:
-                return min(number, available_threads())
+        text = os.environ.get(variable, "")
+        if text.strip().isdecimal() and int(text) >= 1:
+            return min(int(text), available_threads())
+        if text and variable.startswith("RNNKERNELS"):  # the other is not ours, and may be a list
+            message = f"{variable} must be an integer, at least 1; got {text!r}, which is ignored."
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
     return available_threads()
 
 

@@ -23,6 +23,7 @@ import json
 import time
 import tracemalloc
 from dataclasses import asdict, dataclass, fields
+from html import escape
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -33,6 +34,8 @@ from rnnkernels._costs import Cost, backward_costs, forward_costs
 from rnnkernels._sequence import plan_backward, plan_forward
 from rnnkernels.kernels import trace
 from rnnkernels.kernels.cell import cells
+
+__all__ = ["CHUNK", "KERNEL_PHASES", "PHASES", "Call", "Phase", "Profile", "profile"]
 
 KERNEL_PHASES = trace.PHASES
 PHASES = ("pack", *KERNEL_PHASES, "wrapper")
@@ -52,7 +55,7 @@ of steps, whether its phases were timed, and the time in each of `KERNEL_PHASES`
 is timed; the others took, as far as one can tell, the same shares of the time until the next chunk."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Phase:
     """A phase of a call."""
 
@@ -78,8 +81,20 @@ class Phase:
         """Fraction of the machine's limit that it reaches."""
         return self.limit_seconds / self.seconds if self.seconds and self.limit_seconds else None
 
+    def __repr__(self) -> str:
+        return f"Phase({self.name!r}, {time_text(self.seconds)})"
 
-@dataclass(frozen=True, eq=False)
+    def __str__(self) -> str:
+        facts = [time_text(self.seconds)]
+        facts += [f"{self.gflops:.1f} GFLOP/s"] if self.flops else []
+        facts += [f"{self.fraction:.0%} of the limit"] if self.fraction else []
+        return f"{self.name}: {', '.join(facts)}"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(str(self))}</code>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Call:
     """A call of a function of the package."""
 
@@ -121,6 +136,21 @@ class Call:
     def fraction(self) -> float | None:
         """Fraction of the machine's limit that it reaches."""
         return self.limit_seconds / self.seconds if self.limit_seconds else None
+
+    @property
+    def phase(self) -> dict[str, Phase]:
+        """The phases by name."""
+        return {phase.name: phase for phase in self.phases}
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
+        return f"Call({self.name!r}, {sizes}, {self.dtype}, {time_text(self.seconds)})"
+
+    def __str__(self) -> str:
+        return _table_lines([self])
+
+    def _repr_html_(self) -> str:
+        return _html_of([self])
 
     @property
     def steps_ns(self) -> tuple[np.ndarray, np.ndarray]:
@@ -172,14 +202,24 @@ class Profile:
 
     def table(self) -> str:
         """Calls of the same kind in one line each, with means, and a line for each of their phases."""
-        kinds: dict[tuple[Any, ...], list[Call]] = {}
-        for call in self.calls:
-            kinds.setdefault((call.name, *call.sizes.items(), call.dtype, call.threads, call.kept_bytes), []).append(
-                call
-            )
-        return "\n".join(_table_lines(calls) for calls in kinds.values()) or "No call was recorded."
+        return "\n".join(map(_table_lines, self._kinds())) or "No call was recorded."
 
     __str__ = table
+
+    def __repr__(self) -> str:
+        total = time_text(sum(call.seconds for call in self.calls))
+        return f"Profile({len(self.calls)} call{'s' * (len(self.calls) != 1)}, {total})"
+
+    def _repr_html_(self) -> str:
+        return "".join(map(_html_of, self._kinds())) or "<p>No call was recorded.</p>"
+
+    def _kinds(self) -> list[list[Call]]:
+        """Calls of the same function, sizes, dtype and threads together."""
+        kinds: dict[tuple[Any, ...], list[Call]] = {}
+        for call in self.calls:
+            kind = call.name, *call.sizes.items(), call.dtype, call.threads, call.kept_bytes
+            kinds.setdefault(kind, []).append(call)
+        return list(kinds.values())
 
     def to_dict(self) -> dict[str, Any]:
         """All that was recorded, ready for `json.dump`."""
@@ -403,9 +443,13 @@ def _table_lines(calls: list[Call]) -> str:
     joined = max(call.joined for call in calls)
     of_threads = f", {joined} of {first.threads} threads" if first.threads > 1 else ""
     lines = [
-        f"{first.name}({sizes}, {first.dtype}): {times}{_time(mean)}{of_threads}",
-        f"    memory: {_size(first.result_bytes)} returned, {_size(first.kept_bytes)} in the cache"
-        + (f", {_size(max(call.peak_bytes or 0 for call in calls))} at most" if first.peak_bytes is not None else ""),
+        f"{first.name}({sizes}, {first.dtype}): {times}{time_text(mean)}{of_threads}",
+        f"    memory: {size_text(first.result_bytes)} returned, {size_text(first.kept_bytes)} in the cache"
+        + (
+            f", {size_text(max(call.peak_bytes or 0 for call in calls))} at most"
+            if first.peak_bytes is not None
+            else ""
+        ),
     ]
     code = [(sum(call.compiled for call in calls), "compiled"), (sum(call.loaded for call in calls), "loaded")]
     if any(count for count, _ in code):
@@ -417,30 +461,48 @@ def _table_lines(calls: list[Call]) -> str:
         if found:
             seconds = sum(phase.seconds for phase in found) / len(calls)
             threads = found[0].thread_seconds if len(calls) == 1 else ()
-            each = "  ".join(_time(t) for t in threads) if len(threads) > 1 else ""
+            each = "  ".join(time_text(t) for t in threads) if len(threads) > 1 else ""
             phase = found[0]
             lines.append(_phase_line(name, seconds, mean, phase.flops, phase.bytes, phase.limit_seconds, each))
     return "\n".join(lines)
+
+
+def _html_of(calls: list[Call]) -> str:
+    """The same for notebooks; the text has one column for each of the table's."""
+    first, mean = calls[0], sum(call.seconds for call in calls) / len(calls)
+    rows = []
+    for name in ("all", *PHASES):
+        found = [call.phase[name] for call in calls if name in call.phase]
+        if name == "all" or found:
+            one = found[0] if found else first
+            seconds = sum(phase.seconds for phase in found) / len(calls) if found else mean
+            rate = f"{one.flops / seconds / 1e9:.1f}" if one.flops and seconds > 0 else ""
+            reached = f"{one.limit_seconds / seconds:.0%}" if one.limit_seconds and seconds > 0 else ""
+            rows.append((name, time_text(seconds), f"{seconds / mean:.1%}", rate, reached))
+    head = "".join(f"<th>{title}</th>" for title in ("phase", "time", "share", "GFLOP/s", "of limit"))
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    caption = escape(_table_lines(calls).partition("\n")[0])
+    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _phase_line(name: str, seconds: float, whole: float, flops: int, n_bytes: int, limit: float, each: str) -> str:
     rates = [amount / seconds / 1e9 if seconds > 0 else 0.0 for amount in (flops, n_bytes)]
     flop_rate, byte_rate = (f"{rate:.1f}" if rate else "" for rate in rates)
     fraction = f"{limit / seconds:.0%}" if limit and seconds > 0 else ""
-    line = (
-        f"    {name:<12}{_time(seconds):>10}{seconds / whole:8.1%}{flop_rate:>10}{byte_rate:>9}{fraction:>10}   {each}"
-    )
-    return line.rstrip()
+    shown = f"{time_text(seconds):>10}{seconds / whole:8.1%}{flop_rate:>10}{byte_rate:>9}{fraction:>10}"
+    return f"    {name:<12}{shown}   {each}".rstrip()
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time with its unit, to three digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if abs(seconds) >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e9:.0f} ns"
 
 
-def _size(n_bytes: int) -> str:
+def size_text(n_bytes: int) -> str:
+    """A number of bytes with its unit, to three digits."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}"

@@ -25,6 +25,8 @@ from rnnkernels._threads import available_threads
 from rnnkernels.kernels import roofline as kernels
 from rnnkernels.kernels import simd
 
+__all__ = ["ActivationRates", "activation_rates", "fma_peak", "read_bandwidth"]
+
 ROUNDS = 3
 ROUND_SECONDS = 0.003
 

@@ -7,29 +7,36 @@
 
 Prints a table of time and memory against T, the phases of the longest sequence, and in plain words what bounds it and
 what would make it faster. OUT (``--out``, ``out`` unless told otherwise) receives profile.png, profile.json and
-profile-trace.json, which https://ui.perfetto.dev and chrome://tracing show. Ctrl-C ends the measurement, shows what
+profile-trace.json, which https://ui.perfetto.dev and chrome://tracing show; ``--html FILE`` writes one page with
+interactive plots, which can be sent to others. Ctrl-C ends the measurement, shows what
 there is, and ends with exit status 130.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 try:
     import numpy as np
-    from _machine import describe
+    import psutil
+    from _machine import OtherLoad, describe
     from matplotlib.figure import Figure
+    from tabulate import tabulate
     from tqdm import tqdm
 
     import rnnkernels
     from rnnkernels import profiling, roofline
+    from rnnkernels._threads import available_threads
 except ModuleNotFoundError as missing:
     sys.exit(
         f"{missing.name} is not installed for {sys.executable}.\n"
@@ -39,6 +46,12 @@ except ModuleNotFoundError as missing:
 LENGTHS = "1e2,1e3,1e4,1e5,1e6"
 LEAST_SECONDS = 0.3
 MOST_REPEATS = 20
+FAULT = 1.1
+"""A time this much shorter than the limit of the machine is no time, but a fault of the measurement of either."""
+BUSY_CORES = 0.2
+"""Other programs that keep so much of a core busy are worth a word."""
+CUT = 2.5
+"""Plots show so many medians; what is beyond is marked at their edge."""
 MEMORY_SHARE = 0.8
 """Of the memory that is free, a sequence may take so much."""
 
@@ -106,9 +119,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         return sorted({positive_int(part) for part in text.split(",")})
 
     def positive_int(text: str) -> int:
-        value = int(float(text))
-        if value < 1:
-            raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+        try:
+            value = int(float(text))
+        except (ValueError, OverflowError):
+            raise argparse.ArgumentTypeError(f"must be numbers such as 1000 or 1e3, got {text!r}") from None
+        if value < 1 or value >= 1 << 62:
+            raise argparse.ArgumentTypeError(f"must be at least 1 and below 2**62, got {text}")
         return value
 
     assert __doc__ is not None
@@ -123,7 +139,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--training", action="store_true", help="forward and backward, not forward alone")
     parser.add_argument("--input", type=Path, metavar="FILE.npy", help="sequence (T, D) or sequences (N, T, D)")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder of the results")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with interactive plots, too")
     options = parser.parse_args(arguments)
+    if options.html and not options.html.parent.is_dir():
+        parser.error(f"--html: there is no folder {options.html.parent}")
+    if options.html and options.html.is_dir():
+        parser.error(f"--html: {options.html} is a folder; name a file in it")
+    if options.html and find_spec("plotly") is None:
+        parser.error('--html needs plotly: python -m pip install -e ".[profile]"')
     if options.input and (options.batch or options.inputs):
         parser.error("--input decides --batch and --inputs; leave them out")
     return options
@@ -133,8 +156,13 @@ def open_input(path: Path) -> np.ndarray:
     """Map a file of sequences into memory, as (N, T, D)."""
     try:
         x = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except EOFError:
+        sys.exit(f"Cannot read {path} as an array: the file is empty.")
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.exit(f"Cannot read {path} as an array: {error}")
+    if not isinstance(x, np.ndarray):
+        names = ", ".join(x.files)
+        sys.exit(f"{path} is an archive of arrays ({names}), not one array: save the one that you mean by numpy.save.")
     if x.ndim not in (2, 3) or 0 in x.shape or x.dtype.kind not in "iuf":
         sys.exit(f"{path} must hold numbers of shape (T, D) or (N, T, D); it holds {x.dtype} of shape {x.shape}.")
     return x if x.ndim == 3 else x[np.newaxis]
@@ -166,6 +194,9 @@ class Problem:
         if self.file is None:
             return wanted
         whole = self.file.shape[1]
+        for T in self.options.lengths or ():
+            if whole < T:
+                sys.exit(f"{self.options.input} has {whole} steps, fewer than {T}.")
         return sorted({*(T for T in wanted if whole > T), whole} if not self.options.lengths else {*wanted})
 
     def inputs(self, T: int) -> np.ndarray:
@@ -173,8 +204,6 @@ class Problem:
         N, D, _ = self.sizes
         if self.file is None:
             return self._normal(N, T, D)
-        if self.file.shape[1] < T:
-            sys.exit(f"{self.options.input} has {self.file.shape[1]} steps, fewer than {T}.")
         return np.ascontiguousarray(self.file[:, :T], self.options.dtype)
 
     def run(self, x: np.ndarray, dh: np.ndarray | None) -> None:
@@ -194,14 +223,8 @@ class Problem:
 
 
 def free_bytes() -> float:
-    """Memory that is free, infinite where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return float("inf")
+    """Memory that is free."""
+    return float(psutil.virtual_memory().available)
 
 
 def measure(problem: Problem, T: int) -> Point:
@@ -228,22 +251,39 @@ def _seconds(profile: profiling.Profile) -> float:
     return sum(call.seconds for call in profile.calls)
 
 
-def print_head() -> None:
-    """Head of the table."""
-    print(
-        f"{'T':>9}{'time':>11}{'ns/step':>10}{'GFLOP/s':>9}{'of limit':>10}{'threads':>9}"
-        f"{'result':>10}{'cache':>10}{'scratch':>10}"
-    )
+COLUMNS = ("T", "time, ms", "ns/step", "GFLOP/s", "of limit", "threads", "result, MB", "cache, MB", "scratch, MB")
 
 
-def line(point: Point) -> str:
+def line(point: Point) -> list[str]:
     """A line of the table."""
     threads = max(call.joined for call in point.calls)
-    sizes = "".join(f"{n / 1e6:>7.1f} MB" for n in (point.result_bytes, point.kept_bytes, point.scratch_bytes))
-    return (
-        f"{point.T:>9}{point.seconds * 1e3:>8.2f} ms{point.step_ns:>10.0f}{point.flops / point.seconds / 1e9:>9.1f}"
-        f"{point.limit_seconds / point.seconds:>10.0%}{threads:>9}{sizes}"
-    )
+    sizes = [f"{n / 1e6:.1f}" for n in (point.result_bytes, point.kept_bytes, point.scratch_bytes)]
+    rates = f"{point.step_ns:.0f}", f"{point.flops / point.seconds / 1e9:.1f}"
+    return [f"{point.T:,}", f"{point.seconds * 1e3:.2f}", *rates, reached(point), str(threads), *sizes]
+
+
+def reached(point: Any) -> str:
+    """Part of the limit that a point or a phase reaches, unless that cannot be."""
+    fraction = point.limit_seconds / point.seconds if point.seconds > 0 else float("inf")
+    return "fault" if fraction > FAULT else f"{fraction:.0%}"
+
+
+def table(points: list[Point]) -> str:
+    """All lengths."""
+    return str(tabulate([line(point) for point in points], COLUMNS, disable_numparse=True, stralign="right"))
+
+
+def faults(points: list[Point]) -> list[str]:
+    """Figures above the limits of the machine, which cannot be."""
+    return [
+        f"T = {point.T:,}, {call.name}, {phase.name}: {phase.limit_seconds / phase.seconds:.0%} of the limit of this "
+        "machine. That is a fault of the measurement (a limit taken while other programs ran, or a time that is too "
+        "short to be told): measure again on a quiet machine."
+        for point in points
+        for call in point.calls
+        for phase in call.phases
+        if phase.seconds > 0 and phase.limit_seconds > FAULT * phase.seconds and phase.seconds > 0.01 * call.seconds
+    ]
 
 
 def level_of(n_bytes: float, caches: dict[str, str]) -> str:
@@ -265,6 +305,15 @@ def verdict(problem: Problem, point: Point, caches: dict[str, str]) -> list[str]
     peak = roofline.fma_peak(problem.options.dtype, joined)
     recurrent = [phase for call in point.calls for phase in call.phases if phase.name == "recur"]
     reads = sum(phase.limit_seconds for phase in recurrent) > 1.01 * sum(phase.flops for phase in recurrent) / peak
+    free = available_threads() - joined
+    asked = problem.options.threads
+    threads = ""
+    if free > 0:
+        threads = (
+            f"more threads (--threads {joined + free})"
+            if asked and asked <= joined
+            else "larger N or H, for more threads"
+        )
     each = (
         f", {Wh_bytes / 1024:.0f} KiB on each of {joined} threads," if joined > 1 else f", {Wh_bytes / 1024:.0f} KiB,"
     )
@@ -274,12 +323,18 @@ def verdict(problem: Problem, point: Point, caches: dict[str, str]) -> list[str]
             f"reading Wh{each} from {level_of(Wh_bytes, caches)} in each step: {more}"
             + (", or float32" if item == 8 else "")
             if reads
-            else "arithmetic of h @ Wh: more threads or a wider processor" + (", or float32" if item == 8 else "")
+            else "arithmetic of h @ Wh: "
+            + " or ".join([*([threads] if threads else []), *(["float32"] if item == 8 else [])])
         ),
-        "cell": "the activation functions and what they read and write: more threads"
-        + (", and reuse of memory, whose first touch is slow" if problem.options.training else ""),
-        "project": "arithmetic of x @ Wx: more threads",
-        "accumulate": "arithmetic of the weight gradients and dx: more threads",
+        "cell": "the activation functions and what they read and write: "
+        + ", ".join(
+            [
+                *([threads] if threads else []),
+                *(["reuse of memory, whose first touch is slow"] if problem.options.training else []),
+            ]
+        ),
+        "project": f"arithmetic of x @ Wx: {threads}",
+        "accumulate": f"arithmetic of the weight gradients and dx: {threads}",
         "pack": "packing the weights before the first step: longer sequences, or a stream that keeps them packed",
         "gather": "copying the inputs",
         "scatter": "copying the hidden states to the result, whose pages are touched for the first time",
@@ -287,7 +342,7 @@ def verdict(problem: Problem, point: Point, caches: dict[str, str]) -> list[str]
         "wrapper": "the Python side of the call: longer sequences",
     }
     lines = [
-        f"T = {point.T}: a step takes {point.step_ns:.0f} ns; all phases at the limits of this machine would take "
+        f"T = {point.T:,}: a step takes {point.step_ns:.0f} ns; all phases at the limits of this machine would take "
         f"{point.limit_seconds / point.T * 1e9:.0f} ns."
     ]
     for name, seconds in sorted(phases.items(), key=lambda item: -item[1]):
@@ -295,9 +350,9 @@ def verdict(problem: Problem, point: Point, caches: dict[str, str]) -> list[str]
         if share < 0.1:
             break
         limit = sum(phase.limit_seconds for call in point.calls for phase in call.phases if phase.name == name)
-        reached = f" (at {limit / seconds:.0%} of the limit)" if limit else ""
+        at = f" (at {limit / seconds:.0%} of the limit)" if 0 < limit <= FAULT * seconds else ""
         words, _, cure = meaning[name].partition(": ")
-        lines.append(f"{share:4.0%} {name}{reached}: {words}." + (f" What helps: {cure}." if cure else ""))
+        lines.append(f"{share:4.0%} {name}{at}: {words}." + (f" What helps: {cure}." if cure else ""))
     return lines
 
 
@@ -316,62 +371,138 @@ def growth(points: list[Point]) -> list[str]:
     return lines
 
 
+def cut(values: np.ndarray) -> float:
+    """Where a plot of values ends, so that a few slow ones do not press the others flat."""
+    return min(CUT * float(np.median(values)), 1.05 * float(values.max()))
+
+
 def draw(problem: Problem, points: list[Point], title: str, path: Path) -> None:
-    """Time, memory, phases, steps over the sequence, and roofline."""
-    figure = Figure(figsize=(15, 8.5), layout="constrained")
+    """Time, memory, phases, steps over the sequence, roofline, and the phases of the longest sequence as a table."""
+    figure = Figure(figsize=(16, 13), layout="constrained")
     figure.suptitle(title)
-    (times, memory, bars), (steps, roof, spare) = figure.subplots(2, 3)
+    axes = figure.subplot_mosaic("tmb;ssr;xxx", height_ratios=(1, 1, 0.7))
     lengths = [point.T for point in points]
 
-    times.loglog(lengths, [point.seconds for point in points], "o-", label="measured")
-    times.loglog(lengths, [point.limit_seconds for point in points], ":", color="#555555", label="limit of the machine")
-    times.set(title="time", xlabel="T", ylabel="seconds")
-    memory.loglog(lengths, [point.result_bytes for point in points], "o-", label="results")
+    axes["t"].loglog(lengths, [point.seconds for point in points], "o-", label="measured")
+    limits = [point.limit_seconds for point in points]
+    axes["t"].loglog(lengths, limits, ":", color="#555555", label="limit of the machine")
+    axes["t"].set(title="time", xlabel="T", ylabel="seconds")
+    axes["m"].loglog(lengths, [point.result_bytes for point in points], "o-", label="results")
     if any(point.kept_bytes for point in points):
-        memory.loglog(lengths, [point.kept_bytes for point in points], "s-", label="cache")
-    memory.loglog(lengths, [max(point.scratch_bytes, 1) for point in points], "^-", label="everything else")
-    memory.set(title="memory", xlabel="T", ylabel="bytes")
+        axes["m"].loglog(lengths, [point.kept_bytes for point in points], "s-", label="cache")
+    axes["m"].loglog(lengths, [max(point.scratch_bytes, 1) for point in points], "^-", label="everything else")
+    axes["m"].set(title="memory", xlabel="T", ylabel="bytes")
+    _draw_phases(points, axes["b"])
+    _draw_steps(points[-1], axes["s"])
+    _draw_roofline(points[-1], problem.options.dtype, axes["r"])
+    for name in "tmbsr":
+        if name in "br":
+            axes[name].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+        else:
+            axes[name].legend(fontsize=9)
+        axes[name].grid(alpha=0.3)
+    axes["x"].axis("off")
+    for index, call in enumerate(points[-1].calls):
+        place = index / len(points[-1].calls)
+        axes["x"].text(place, 1, str(call), family="monospace", fontsize=9, va="top")
+    figure.savefig(path, dpi=110)
 
-    below = np.zeros(len(points))
+
+def _draw_phases(points: list[Point], axes: Any) -> None:
+    places, below = np.arange(len(points)), np.zeros(len(points))
     for name in profiling.PHASES:
         heights = np.array([max(point.phases()[name], 0.0) / point.T * 1e9 for point in points])
         if heights.any():
-            bars.bar([f"{T:.0e}" for T in lengths], heights, bottom=below, label=name, color=COLOURS[name])
+            axes.bar(places, heights, bottom=below, label=name, color=COLOURS[name])
             below += heights
-    bars.set(title="phases on the calling thread", xlabel="T", ylabel="ns per step")
-    bars.set_ylim(0, 1.6 * float(np.median(below)))
-
-    for call in points[-1].calls:
-        start, ns = call.steps_ns
-        steps.plot(start, ns, ".", markersize=2, label=call.name)
-    steps.set(title=f"steps over the sequence, T = {lengths[-1]}", xlabel="step", ylabel="ns per step of a chunk")
-    if len(ns):
-        steps.set_ylim(0, 2 * float(np.median(ns)))
-
-    _draw_roofline(problem, points[-1], roof)
-    for axes in (times, memory, bars, steps, roof):
-        axes.legend(fontsize=8)
-        axes.grid(alpha=0.3)
-    spare.axis("off")
-    spare.text(0, 1, points[-1].profile.table(), family="monospace", fontsize=5.5, va="top")
-    figure.savefig(path, dpi=130)
+    top = cut(below)
+    axes.set_ylim(0, 1.1 * top)
+    for place, height in zip(places, below, strict=True):
+        if height > 1.1 * top:
+            box = {"facecolor": "white", "edgecolor": "#555555", "pad": 1.5}
+            axes.text(place, 1.07 * top, f"cut: {height:,.0f}", ha="center", va="top", fontsize=8, bbox=box)
+    slant = {"rotation": 30, "ha": "right"} if len(points) > 4 else {}
+    axes.set_xticks(places, [f"{point.T:,}" for point in points], **slant)
+    axes.set(title="phases on the calling thread", xlabel="T", ylabel="ns per step")
 
 
-def _draw_roofline(problem: Problem, point: Point, axes: Any) -> None:
+def _draw_steps(point: Point, axes: Any) -> None:
+    found = [(call.name, *call.steps_ns) for call in point.calls]
+    top = max((cut(ns) for _, _, ns in found if len(ns)), default=1.0)
+    for name, start, ns in found:
+        if not len(ns):
+            continue
+        slow = ns > top
+        [dots] = axes.plot(start[~slow], ns[~slow], ".", markersize=3, label=name)
+        axes.axhline(ns.mean(), color=dots.get_color(), linewidth=1, label=f"mean of {name}: {ns.mean():,.0f} ns")
+        if slow.any():
+            label = f"{slow.sum()} of {len(ns)} chunks slower, up to {ns.max():,.0f} ns"
+            axes.plot(start[slow], np.full(slow.sum(), top), "^", color=dots.get_color(), mec="black", label=label)
+        top = max(top, 1.05 * ns.mean())
+    axes.set_ylim(0, 1.05 * top)
+    title = f"steps over the sequence, T = {point.T:,}"
+    axes.set(title=title, xlabel="step", ylabel="ns per step of a chunk")
+
+
+READS = (("16 KiB", 1 << 14), ("256 KiB", 1 << 18), ("8 MiB", 1 << 23), ("256 MiB", 1 << 28))
+
+
+def _draw_roofline(point: Point, dtype: str, axes: Any) -> None:
     joined = max(call.joined for call in point.calls)
-    peak = roofline.fma_peak(problem.options.dtype, joined) / 1e9
+    peak = roofline.fma_peak(dtype, joined) / 1e9
     intensity = np.logspace(-2, 3, 50)
-    for label, n_bytes in (("16 KiB", 1 << 14), ("256 KiB", 1 << 18), ("8 MiB", 1 << 23), ("256 MiB", 1 << 28)):
+    for label, n_bytes in READS:
         bandwidth = roofline.read_bandwidth(n_bytes, joined) / 1e9
         axes.loglog(intensity, np.minimum(peak, bandwidth * intensity), linewidth=1, label=f"reading {label}")
     for call in point.calls:
         for phase in call.phases:
             if phase.flops:
-                marker = "o" if call.name.endswith("forward") else "s"
+                way = call.name.rpartition("_")[2]
+                marker = "o" if way == "forward" else "s"
                 place = phase.flops / phase.bytes, phase.gflops
-                axes.plot(*place, marker, color=COLOURS[phase.name], markersize=8)
-                axes.annotate(f"{phase.name}", place, (6, -10), textcoords="offset points", fontsize=8)
+                axes.plot(*place, marker, color=COLOURS[phase.name], markersize=8, label=f"{phase.name}, {way}")
     axes.set(title=f"roofline, {joined} thread{'s' * (joined > 1)}", xlabel="FLOP per byte", ylabel="GFLOP/s")
+
+
+def write_page(points: list[Point], title: str, words: list[str], path: Path) -> None:
+    """One page with everything in it: plots that can be zoomed and asked for values, tables, and the verdict."""
+    from plotly import graph_objects as plots
+    from plotly.subplots import make_subplots
+
+    names = "time", "memory", "phases on the calling thread", f"steps over the sequence, T = {points[-1].T:,}"
+    figure = make_subplots(2, 2, subplot_titles=names)
+    lengths = [point.T for point in points]
+    for place, series in (
+        (1, {"measured, s": [p.seconds for p in points], "limit, s": [p.limit_seconds for p in points]}),
+        (2, {"results, B": [p.result_bytes for p in points], "cache, B": [p.kept_bytes for p in points],
+             "all else, B": [p.scratch_bytes for p in points]}),
+    ):  # fmt: skip
+        for label, values in series.items():
+            if any(values):
+                figure.add_trace(plots.Scatter(x=lengths, y=values, name=label, mode="lines+markers"), 1, place)
+        figure.update_xaxes(type="log", title="T", row=1, col=place)
+        figure.update_yaxes(type="log", row=1, col=place)
+    for name in profiling.PHASES:
+        heights = [max(point.phases()[name], 0.0) / point.T * 1e9 for point in points]
+        if any(heights):
+            bar = plots.Bar(x=[f"{T:,}" for T in lengths], y=heights, name=name, marker_color=COLOURS[name])
+            figure.add_trace(bar, 2, 1)
+    for call in points[-1].calls:
+        start, ns = call.steps_ns
+        dots = plots.Scattergl(x=start.tolist(), y=ns.tolist(), name=call.name, mode="markers", marker={"size": 4})
+        figure.add_trace(dots, 2, 2)
+    figure.update_xaxes(type="category", title="T", row=2, col=1)
+    figure.update_yaxes(title="ns per step", rangemode="tozero", row=2)
+    figure.update_xaxes(title="step", row=2, col=2)
+    figure.update_layout(barmode="stack", height=850, template="plotly_white")
+    plot = figure.to_html(full_html=False, include_plotlyjs="inline")
+    lines = tabulate([line(point) for point in points], COLUMNS, tablefmt="html", disable_numparse=True)
+    page = f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>body {{ font-family: sans-serif; margin: 2em }} td, th {{ padding: 0 0.8em; text-align: right }}</style></head>
+<body><h1>{html.escape(title)}</h1>{"".join(f"<p>{html.escape(sentence)}</p>" for sentence in words)}
+{lines}{plot}<h2>The longest sequence</h2>{points[-1].profile._repr_html_()}</body></html>
+"""
+    path.write_text(page, encoding="utf-8")
 
 
 def save(points: list[Point], run: dict[str, Any], folder: Path) -> None:
@@ -403,6 +534,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         sys.exit(f"Cannot make the folder {options.out}: {error.strerror}")
     problem = Problem(options)
+    lengths = problem.lengths()
     machine = describe()
     N, D, H = problem.sizes
     task = "forward and backward" if options.training else "inference"
@@ -411,29 +543,38 @@ def main(arguments: list[str] | None = None) -> int:
 
     points: list[Point] = []
     status = 0
+    load = OtherLoad([os.getpid()])
     try:
-        lengths = problem.lengths()
         measure(problem, lengths[0])  # compiles, and measures the limits of the machine
-        print_head()
+        load = OtherLoad([os.getpid()])
         with tqdm(total=sum(lengths), unit="step", leave=False, disable=None) as bar:
             for T in lengths:
                 if problem.needs_bytes(T) > MEMORY_SHARE * free_bytes():
                     bar.write(f"{T:>9}  left out: it needs {problem.needs_bytes(T) / 1e9:.1f} GB", file=sys.stdout)
                     continue
                 points.append(measure(problem, T))
-                bar.write(line(points[-1]), file=sys.stdout)
                 bar.update(T)
     except KeyboardInterrupt:
         status = 130
     if not points:
         print("Nothing was measured.")
         return status or 1
-    print("\n" + points[-1].profile.table() + "\n")
-    for sentence in (*growth(points), *verdict(problem, points[-1], machine["caches"])):
+    others = load.cores()
+    words = [*faults(points), *growth(points), *verdict(problem, points[-1], machine["caches"])]
+    if others is not None and others > BUSY_CORES:
+        words.insert(
+            0, f"Other programs kept {others:.1f} cores busy meanwhile: times are longer than on a quiet machine."
+        )
+    print(table(points) + "\n\n" + points[-1].profile.table() + "\n")
+    for sentence in words:
         print(sentence)
     run = machine | {"title": title, "command": arguments if arguments is not None else sys.argv[1:]}
-    save(points, run, options.out)
-    draw(problem, points, f"{title}\n{machine['processor']}, {machine['cores']} cores", options.out / "profile.png")
+    save(points, run | {"other_cores_busy": others, "words": words}, options.out)
+    beside = f"; other programs kept {others:.1f} cores busy" if others is not None and others > BUSY_CORES else ""
+    place = f"{machine['processor']}, {machine['cores']} cores{beside}"
+    draw(problem, points, f"{title}\n{place}", options.out / "profile.png")
+    if options.html:
+        write_page(points, f"{title}; {place}", words, options.html)
     print(f"\nIn {os.fspath(options.out)}: profile.png, profile.json, profile-trace.json (for https://ui.perfetto.dev)")
     return status
 

@@ -1,0 +1,116 @@
+"""Compilation of everything ahead of time, for images and for installations that cannot be written to."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import rnnkernels
+from rnnkernels._checks import FLOAT32, FLOAT64, check_choice, check_float_dtype
+from rnnkernels.kernels import team, trace
+from rnnkernels.kernels.cell import Cell
+from rnnkernels.kernels.cell import cells as known_cells
+
+N, T, D, H = 2, 3, 4, 5
+LARGE = 256
+"""Steps and units of layers that are not small, for which there may be kernels of their own."""
+
+
+def compile_all(
+    cells: Iterable[str] | None = None,
+    dtypes: Iterable[Any] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> None:
+    """Compile every function, or load its machine code from the disk, so that no later call has to wait.
+
+    Parameters
+    ----------
+    cells : iterable of str, optional
+        Recurrent cells, such as ["lstm"]; all without it. The other layers are always compiled.
+    dtypes : iterable of dtype_like, optional
+        Of float32 and float64; both without it.
+    progress : callable, optional
+        Called as ``progress(done, total, what)`` before each part, and at the end with an empty `what`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a cell or a dtype is not one of those above.
+
+    Notes
+    -----
+    It calls each public function with small arrays. ``python -m rnnkernels compile`` does the same.
+
+    Examples
+    --------
+    >>> import rnnkernels
+    >>> rnnkernels.compile_all(cells=["rnn"], dtypes=["float32"])
+    """
+    chosen = list(known_cells if cells is None else cells)
+    for name in chosen:
+        check_choice("cells", name, known_cells)
+    floats = [check_float_dtype("dtypes", dtype) for dtype in (dtypes or (FLOAT32, FLOAT64))]
+    parts = [part for dtype in floats for part in _parts([known_cells[name] for name in chosen], dtype)]
+    for done, (what, run) in enumerate(parts):
+        if progress:
+            progress(done, len(parts), what)
+        run()
+    if progress:
+        progress(len(parts), len(parts), "")
+
+
+def _parts(cells: list[Cell], dtype: np.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
+    for cell in cells:
+        for way in (_sequences, _steps, _stream):
+            yield f"{cell.name}{way.__name__.replace('_', ' ')}, {dtype}", partial(way, cell, dtype)
+    for layers in (_other_layers, _machine):
+        yield f"{layers.__name__.replace('_', ' ').strip()}, {dtype}", partial(layers, dtype)
+
+
+def _weights(cell: Cell, dtype: np.dtype) -> list[np.ndarray]:
+    columns = len(cell.gates) * H
+    return [np.zeros(shape, dtype) for shape in ((D, columns), (H, columns), (columns,))]
+
+
+def _sequences(cell: Cell, dtype: np.dtype) -> None:
+    arguments = np.zeros((N, T, D), dtype), np.zeros((N, H), dtype), *_weights(cell, dtype)
+    forward, backward = (getattr(rnnkernels, f"{cell.name}_{way}") for way in ("forward", "backward"))
+    h, cache = forward(*arguments)
+    backward(h, cache)
+
+
+def _steps(cell: Cell, dtype: np.dtype) -> None:
+    states = [np.zeros((N, H), dtype) for _ in cell.states]
+    forward, backward = (getattr(rnnkernels, f"{cell.name}_step_{way}") for way in ("forward", "backward"))
+    *_, cache = forward(np.zeros((N, D), dtype), *states, *_weights(cell, dtype))
+    backward(*states, cache)
+
+
+def _stream(cell: Cell, dtype: np.dtype) -> None:
+    stream = getattr(rnnkernels, f"{cell.name.upper()}Stream")(*_weights(cell, dtype), batch_size=N)
+    stream.step(np.zeros((N, D), dtype))
+    stream.steps(np.zeros((N, T, D), dtype))
+
+
+def _other_layers(dtype: np.dtype) -> None:
+    rnnkernels.sigmoid(np.zeros(T, dtype))
+    for steps, size in ((T, D), (LARGE, LARGE)):
+        words = np.zeros((N, steps), np.int64)
+        out, of_embedding = rnnkernels.word_embedding_forward(words, np.zeros((size, size), dtype))
+        scores, of_affine = rnnkernels.temporal_affine_forward(
+            out, np.zeros((size, size), dtype), np.zeros(size, dtype)
+        )
+        _, dscores = rnnkernels.temporal_softmax_loss(scores, words, np.ones((N, steps)))
+        dout, _, _ = rnnkernels.temporal_affine_backward(dscores, of_affine)
+        rnnkernels.word_embedding_backward(dout, of_embedding)
+
+
+def _machine(dtype: np.dtype) -> None:
+    """What threads listen in, and what profiles measure by."""
+    board = np.zeros(team.BARRIERS + team.MOST_MEMBERS * team.WORDS, np.int64)
+    team.listen(board, 0, 0)
+    trace.read_clock()
+    rnnkernels.roofline.fma_peak(dtype)
+    rnnkernels.roofline.activation_rates(dtype)
+    rnnkernels.roofline.read_bandwidth(1)
