@@ -18,7 +18,7 @@ from rnnkernels._checks import (
 )
 from rnnkernels._memory import borrow, empty, give_back
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
-from rnnkernels._sequence import Kept, SmallCall
+from rnnkernels._sequence import Gradients, Kept, SmallBackward, SmallCall
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.simd import LANES
 
@@ -30,6 +30,7 @@ class Family(NamedTuple):
     cache: type[Any]
     state: type[Any]
     small: dict[Any, SmallCall]
+    small_backward: dict[Any, SmallBackward]
     """Small calls by what they depend on."""
 
 
@@ -38,23 +39,17 @@ MOST_SMALL_CALLS = 1024
 
 def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
     """A family that has seen no call yet."""
-    return Family(cell, cache, state, {})
+    return Family(cell, cache, state, {}, {})
 
 
-def _small_call(family: Family, keeps: bool, arguments: tuple[Any, ...]) -> SmallCall | None:
-    """The small call for x, the states, Wx, Wh and the biases; None if there is none, or a check has more to do."""
-    x, last = arguments[0], arguments[-1]
-    if type(x) is not np.ndarray or type(last) is not np.ndarray:
-        return None
-    dtype = x.dtype
-    call = family.small.get((dtype, keeps, x.shape, last.shape))
-    if call is not None:
-        for array, shape in zip(arguments, call.shapes, strict=False):  # as many, by the signature of the caller
-            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
-                return None
-            if array.flags.num & IN_LAYOUT != IN_LAYOUT:
-                return None
-    return call
+def _fit(arrays: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...], dtype: np.dtype) -> bool:
+    """Whether all are plain arrays of a dtype and of these shapes, in the layout of the kernels; as many as shapes."""
+    for array, shape in zip(arrays, shapes, strict=False):
+        if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+            return False
+        if array.flags.num & IN_LAYOUT != IN_LAYOUT:
+            return False
+    return True
 
 
 def _remember(family: Family, sizes: Sizes, keeps: bool, arguments: tuple[np.ndarray, ...]) -> None:
@@ -62,7 +57,8 @@ def _remember(family: Family, sizes: Sizes, keeps: bool, arguments: tuple[np.nda
     if len(family.small) < MOST_SMALL_CALLS:
         call = _sequence.small_forward(family.cell, sizes, arguments[0].dtype, keeps, *arguments)
         if call is not None:
-            family.small[arguments[0].dtype, keeps, arguments[0].shape, arguments[-1].shape] = call
+            Wx = arguments[1 + len(family.cell.states)]
+            family.small[arguments[0].dtype, keeps, arguments[0].shape, Wx.shape] = call
 
 
 def _run(
@@ -81,13 +77,14 @@ def _run(
     """Check and run; returns h (N * T, H), the track, what else, the cache and the states before the first step."""
     cell = family.cell
     if num_threads is None and packed is None and not recorder.listeners:
-        for value in (*states, *biases):
-            if value is None:
+        call, dtype = None, x.dtype if type(x) is np.ndarray else np.dtype(np.float32)
+        if type(x) is np.ndarray and type(Wx) is np.ndarray:
+            call = family.small.get((dtype, keep_cache, x.shape, Wx.shape))
+            if call is not None and not _fit((x, *states, Wx, Wh, *biases), call.shapes, dtype):
                 states, biases = _with_zeros(x, states, Wh, biases)
-                break
-        call = _small_call(family, keep_cache, (x, *states, Wx, Wh, *biases))
+                if not _fit((x, *states, Wx, Wh, *biases), call.shapes, dtype):
+                    call = None
         if call is not None:
-            dtype = x.dtype
             h, tape, track = empty(call.h, dtype), empty(call.tape, dtype), empty(call.track, dtype)
             work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(call.h[0], x.shape[2])
             call.code(rows, states[0], states[-1], Wx, Wh, biases, h, tape, track, work, *call.division)
@@ -161,6 +158,43 @@ def _last_state(family: Family, last: np.ndarray, track: np.ndarray) -> Any:
     return family.state(last, track[-1, :, : last.shape[1]].copy())
 
 
+def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, ...]) -> Gradients | None:
+    """Run a small backward pass like one that was checked before; None if there was none, or more is to be checked.
+
+    `dh` has the shape of h, `others` are the gradients of the other states after the last step.
+    """
+    if type(cache) is not family.cache or type(dh) is not np.ndarray or recorder.listeners:
+        return None
+    dtype = dh.dtype
+    call = family.small_backward.get((dtype, dh.shape, cache.Wx.shape))
+    if call is None or not _fit((*cache, dh, *others), call.shapes, dtype):
+        return None
+    x, h0, Wx, Wh, tape, track = cache
+    dx, dh0, dWx, dWh, db = [empty(shape, dtype) for shape in call.gradients]
+    dbs = (db,) if len(family.cell.biases) == 1 else (db, empty(db.shape, dtype))
+    dtrack = call.nothing
+    if len(family.cell.states) > 1:
+        dtrack = np.zeros(track.shape[1:], dtype)
+        for other in others:
+            dtrack[:, : h0.shape[1]] = other
+    if x.ndim == 3:
+        x, dh = x.reshape(dx.shape), dh.reshape(-1, h0.shape[1])
+    work = borrow(call.scratch, dtype)
+    call.code(x, h0, Wx, Wh, tape, track, dh, call.nothing, dtrack, dx, dh0, dWx, dWh, dbs, work, *call.division)
+    give_back(work)
+    return _new(Gradients, (dx, dh0, dtrack[:, : h0.shape[1]], dWx, dWh, dbs))
+
+
+def _remember_backward(
+    family: Family, sizes: Sizes, cache: Any, dh: np.ndarray, others: tuple[np.ndarray, ...]
+) -> None:
+    """Keep what a backward pass like this needs, if it is small."""
+    if len(family.small_backward) < MOST_SMALL_CALLS:
+        call = _sequence.small_backward(family.cell, sizes, dh.dtype, *cache, dh, *others)
+        if call is not None:
+            family.small_backward[dh.dtype, dh.shape, cache.Wx.shape] = call
+
+
 def backward(
     family: Family, dh: Any, cache: Any, dstate: Any, num_threads: int | None, packed: Any = None
 ) -> SequenceGradients:
@@ -221,6 +255,11 @@ def step_backward(
     """Propagate gradients of the next states back through one step; returns dx, those of the states, dWx, dWh, dbs."""
     cell = family.cell
     forward_name = f"{cell.name}_step_forward"
+    if num_threads is None and getattr(cache, "shapes", cell) is None:
+        small = _run_small_backward(family, cache, gradients[0], gradients[1:])
+        if small is not None and cache.x.ndim == 2:
+            dx, dh0, dtrack0, dWx, dWh, dbs = small
+            return (dx, dh0, dWx, dWh, dbs) if len(cell.states) == 1 else (dx, dh0, dtrack0.copy(), dWx, dWh, dbs)
     cache, sizes = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
     check_single_step(sizes.T, forward_name)
     shape, dtype, shapes = (sizes.N, sizes.H), cache.x.dtype, cache.shapes
@@ -235,6 +274,8 @@ def step_backward(
     dx, dh0, dtrack0, dWx, dWh, dbs = _sequence.run_backward(
         cell, cache.x, cache.h0, cache[2:4], Kept(*cache[4:]), sizes, dnext_h, [None, *others], num_threads
     )
+    if shapes is None and num_threads is None and cache.x.ndim == 2:
+        _remember_backward(family, sizes, cache, dnext_h, tuple(others))
     states = [dh0] if len(cell.states) == 1 else [dh0, dtrack0.copy()]
     if shapes is not None:
         dx, *states = (_sum_to(g, given) for g, given in zip((dx, *states), shapes, strict=True))

@@ -361,3 +361,35 @@ def run_backward(
                 team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
+
+
+class SmallBackward(NamedTuple):
+    """As `SmallCall`, for a backward pass."""
+
+    code: Any
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the fields of the cache and of the gradients."""
+    gradients: tuple[tuple[int, ...], ...]
+    """Shapes of dx, dh0, dWx, dWh and db."""
+    nothing: np.ndarray
+    """Stands for what there is no gradient of."""
+    scratch: int
+    division: tuple[Any, ...]
+    """Last arguments of the kernel."""
+
+
+def small_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, *arguments: np.ndarray) -> SmallBackward | None:
+    """Make a small call for arrays like these, the fields of a cache and gradients; None if it is not small."""
+    N, T, D, H = sizes
+    plan = plan_backward(cell, sizes, dtype, None)
+    if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0:
+        return None
+    columns = len(cell.gates) * H
+    return SmallBackward(
+        cell.machine_code("backward", dtype),
+        tuple([array.shape for array in arguments]),
+        ((N * T, D), (N, H), (D, columns), (H, columns), (columns,)),
+        np.zeros((0, H), dtype),
+        plan.scratch,
+        (recorder.NO_TRACE, ALONE, 0, N, False, 0, T, plan.chunk, 1, plan.blocked, False),
+    )
