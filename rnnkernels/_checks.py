@@ -311,18 +311,19 @@ def check_arguments(
 
 def whole_biases(biases: dict[str, Any]) -> dict[str, Any]:
     """Biases with zeros for those that are None."""
-    if all(bias is not None for bias in biases.values()):
+    (first, *others) = biases.values()
+    if first is None or all(bias is not None for bias in others):
         return biases
-    (first, *_) = biases.values()
     return {name: np.zeros_like(first) if bias is None else bias for name, bias in biases.items()}
 
 
 def is_plain(dtype: np.dtype | None, arrays: Iterable[Any]) -> bool:
     """Whether all are of float32 or all of float64, as the argument `dtype` is, and in the layout of the kernels."""
-    if dtype is not FLOAT32 and dtype is not FLOAT64:
+    if dtype not in (FLOAT32, FLOAT64):
         return False
     for array in arrays:
-        if type(array) is not np.ndarray or array.dtype is not dtype:
+        # The dtype of an array that comes out of a pickle is equal to the others, but not the same object.
+        if type(array) is not np.ndarray or (array.dtype is not dtype and array.dtype != dtype):
             return False
         if array.flags.num & IN_LAYOUT != IN_LAYOUT:
             return False

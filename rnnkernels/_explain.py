@@ -188,7 +188,7 @@ def explain(
     result_bytes, cache_bytes = N * T * H * item, 0
     if training:
         passes.append(_explain_pass("backward", sizes, kind, dtype, training, num_threads))
-        result_bytes += (N * T * D + N * H + (D + H + len(kind.biases)) * columns) * item
+        result_bytes += (N * T * D + N * H * len(kind.states) + (D + H + len(kind.biases)) * columns) * item
         cache_bytes = (T * len(kind.tape) + T + 1) * N * units * item
     return Explanation(
         cell=cell,

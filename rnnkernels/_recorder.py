@@ -121,7 +121,8 @@ def _recorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 def _note_arrays(record: Record, arguments: dict[str, Any], result: Any) -> None:
     given = dict(_arrays(arguments))
     record.arguments = {name: Array(a.shape, a.dtype, a.nbytes) for name, a in given.items()}
-    results = result if isinstance(result, tuple) else (result,)
+    results = (*result, *vars(result).values()) if hasattr(result, "__dict__") else result
+    results = results if isinstance(results, tuple) else (results,)
     record.results = [Array(a.shape, a.dtype, a.nbytes) for a in results if isinstance(a, np.ndarray)]
     for cache in results:
         if fields := _fields(cache):

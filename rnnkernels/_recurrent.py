@@ -45,7 +45,9 @@ def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
 def _fit(arrays: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...], dtype: np.dtype) -> bool:
     """Whether all are plain arrays of a dtype and of these shapes, in the layout of the kernels; as many as shapes."""
     for array, shape in zip(arrays, shapes, strict=False):
-        if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+        if type(array) is not np.ndarray or array.shape != shape:
+            return False
+        if array.dtype is not dtype and array.dtype != dtype:  # out of a pickle it is another object
             return False
         if array.flags.num & IN_LAYOUT != IN_LAYOUT:
             return False
@@ -81,8 +83,10 @@ def _run(
         if type(x) is np.ndarray and type(Wx) is np.ndarray:
             call = family.small.get((dtype, keep_cache, x.shape, Wx.shape))
             if call is not None and not _fit((x, *states, Wx, Wh, *biases), call.shapes, dtype):
-                states, biases = _with_zeros(x, states, Wh, biases)
-                if not _fit((x, *states, Wx, Wh, *biases), call.shapes, dtype):
+                whole_states, whole_biases = _with_zeros(x, states, Wh, biases)
+                if _fit((x, *whole_states, Wx, Wh, *whole_biases), call.shapes, dtype):
+                    states, biases = whole_states, whole_biases
+                else:
                     call = None
         if call is not None:
             h, tape, track = empty(call.h, dtype), empty(call.tape, dtype), empty(call.track, dtype)
@@ -126,7 +130,7 @@ def _with_zeros(
     if isinstance(x, np.ndarray) and isinstance(Wh, np.ndarray) and x.ndim > 1 and Wh.ndim == 2:
         (N, *_), (H, columns), dtype = x.shape, Wh.shape, x.dtype
         states = tuple([np.zeros((N, H), dtype) if state is None else state for state in states])
-        biases = tuple([np.zeros((columns,), dtype) if bias is None else bias for bias in biases])
+        biases = biases[0], *[np.zeros((columns,), dtype) if bias is None else bias for bias in biases[1:]]
     return states, biases
 
 

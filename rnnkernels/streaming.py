@@ -33,7 +33,7 @@ class Stream:
         shape = N, D, H, len(cell.gates), len(cell.biases), len(cell.tape), lanes
         _, _, base, at, end = passes.stream_regions(*shape)
         self._memory = aligned_zeros((end,), self._dtype)
-        self._kernel = cell.machine_code("stream", self._dtype)
+        self._kernel = cell.machine_code("stream", self._dtype) if N * H > 0 else _do_nothing
         h = self._memory[base + at.h :][: N * at.h_stride].reshape(N, at.h_stride)
         track = self._memory[: N * units].reshape(N, units)
         self._states = {name: part[:, :H] for name, part in zip(cell.states, (h, track), strict=False)}
@@ -126,10 +126,9 @@ class Stream:
             if np.may_share_memory(x, out) and not (D == H and x.ctypes.data == out.ctypes.data):
                 x = x.copy()  # steps would overwrite inputs that are still to come
         rows, h = x.reshape(N * T, D), out.reshape(N * T, H)
-        if N * H > 0:
-            flops = _sequence.step_flops(_sequence.Sizes(N, 1, D, H), self._cell)
-            for begin, end in segments(T, flops):
-                self._kernel(rows, self._weights, self._memory, h, N, begin, end)
+        flops = _sequence.step_flops(_sequence.Sizes(N, 1, D, H), self._cell)
+        for begin, end in segments(T if N * H > 0 else 0, flops):
+            self._kernel(rows, self._weights, self._memory, h, N, begin, end)
         return out
 
     def _reset(self, rows: Any, **states: Any) -> None:
@@ -139,6 +138,10 @@ class Stream:
         for name, values in zip(self._states, checked, strict=True):
             whole = np.broadcast_to(0 if values is None else values, self._h_shape)
             self._states[name][mask] = whole[mask]
+
+
+def _do_nothing(*_: Any) -> None:
+    """Kernel of a stream that has no element."""
 
 
 def _reopened(kind: type[Stream], parameters: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> Stream:

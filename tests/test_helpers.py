@@ -4,7 +4,7 @@ import helpers
 import numpy as np
 import pytest
 
-from rnnkernels import _sequence
+from rnnkernels import _packed, _sequence
 
 
 @pytest.mark.parametrize("dtype", helpers.DTYPES)
@@ -37,8 +37,8 @@ def test_numerical_gradient__of_a_cubic_is_exact():
 
 def test_guarded_memory__is_what_the_package_gets_and_is_not_a_number():
     assert np.isnan(_sequence.empty((2, 3), np.dtype(np.float32))).all()
-    assert np.isnan(_sequence.aligned_empty((2, 3), np.dtype(np.float64))).all()
-    assert _sequence.aligned_empty((5,), np.dtype(np.float32)).ctypes.data % 64 == 0
+    assert np.isnan(_packed.aligned_empty((2, 3), np.dtype(np.float64))).all()
+    assert _packed.aligned_empty((5,), np.dtype(np.float32)).ctypes.data % 64 == 0
 
 
 @pytest.mark.parametrize("place", [-1, 6])
