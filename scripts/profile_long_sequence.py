@@ -398,6 +398,8 @@ def draw(problem: Problem, points: list[Point], title: str, path: Path) -> None:
     for name in "tmbsr":
         if name in "br":
             axes[name].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+        elif name == "s":
+            axes[name].legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
         else:
             axes[name].legend(fontsize=9)
         axes[name].grid(alpha=0.3)
@@ -433,12 +435,12 @@ def _draw_steps(point: Point, axes: Any) -> None:
         if not len(ns):
             continue
         slow = ns > top
-        [dots] = axes.plot(start[~slow], ns[~slow], ".", markersize=3, label=name)
-        axes.axhline(ns.mean(), color=dots.get_color(), linewidth=1, label=f"mean of {name}: {ns.mean():,.0f} ns")
+        [dots] = axes.plot(start[~slow], ns[~slow], ".", markersize=3, label=f"{name}: mean of {ns.mean():,.0f} ns")
+        if ns.mean() < top:
+            axes.axhline(ns.mean(), color=dots.get_color(), linewidth=1)
         if slow.any():
             label = f"{slow.sum()} of {len(ns)} chunks slower, up to {ns.max():,.0f} ns"
             axes.plot(start[slow], np.full(slow.sum(), top), "^", color=dots.get_color(), mec="black", label=label)
-        top = max(top, 1.05 * ns.mean())
     axes.set_ylim(0, 1.05 * top)
     title = f"steps over the sequence, T = {point.T:,}"
     axes.set(title=title, xlabel="step", ylabel="ns per step of a chunk")

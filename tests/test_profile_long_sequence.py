@@ -1,11 +1,13 @@
 """The script that profiles long sequences, on short ones."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import profile_long_sequence
@@ -62,6 +64,12 @@ def test_input__names_what_is_wrong(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((5, 2)))
     with pytest.raises(SystemExit, match="has 5 steps, fewer than 9"):
         run("--input", str(tmp_path / "x.npy"), "--lengths", "9")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"empty\.npy as an array: the file is empty"):
+        run("--input", str(tmp_path / "empty.npy"))
+    np.savez(tmp_path / "two.npz", a=np.zeros((5, 2)), b=np.zeros(3))
+    with pytest.raises(SystemExit, match=r"is an archive of arrays \(a, b\), not one array"):
+        run("--input", str(tmp_path / "two.npz"))
     with pytest.raises(SystemExit):
         run("--input", str(tmp_path / "x.npy"), "--batch", "2")
     assert "--input decides --batch and --inputs" in capsys.readouterr().err
@@ -85,3 +93,82 @@ def test_lengths__beyond_the_memory_are_left_out(run, tmp_path, monkeypatch, cap
     monkeypatch.setattr(profile_long_sequence, "free_bytes", lambda: 1e5)
     assert run("--lengths", "20,1e4") == 0
     assert "10000  left out: it needs 0.0 GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lengths", "inf"], "must be numbers such as 1000 or 1e3, got 'inf'"),
+        (["--lengths", "nan"], "must be numbers such as"),
+        (["--lengths", "10,x"], "must be numbers such as"),
+        (["--lengths", "0"], "must be at least 1"),
+        (["--html", "no/such/folder/page.html"], "there is no folder"),
+        (["--html", "."], "is a folder"),
+    ],
+)
+def test_options__that_cannot_work_end_before_anything_runs(run, capsys, monkeypatch, options, message):
+    monkeypatch.setattr(profile_long_sequence, "measure", None)
+    with pytest.raises(SystemExit) as end:
+        run(*options)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_table__tells_lengths_apart(run, capsys):
+    assert run("--lengths", "1000,1020") == 0
+    printed = capsys.readouterr().out
+    assert "1,000 " in printed
+    assert "1,020 " in printed
+
+
+def test_html__is_one_page_that_needs_no_other(run, tmp_path):
+    pytest.importorskip("plotly")
+    assert run("--lengths", "20,300", "--html", str(tmp_path / "page.html"), "--training") == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in page
+    assert "<script src=" not in page
+    assert "lstm_backward" in page
+
+
+@pytest.fixture
+def point(run, monkeypatch):
+    points = []
+    measure = profile_long_sequence.measure
+    monkeypatch.setattr(profile_long_sequence, "measure", lambda *given: points.append(measure(*given)) or points[-1])
+    assert run("--lengths", "3000") == 0
+    return points[-1]
+
+
+def test_figures_above_the_limit__are_faults_of_the_measurement(point):
+    assert not profile_long_sequence.faults([point])
+    [call] = point.calls
+    phases = [dataclasses.replace(phase, limit_seconds=70 * phase.seconds) for phase in call.phases]
+    wrong = dataclasses.replace(point, calls=[dataclasses.replace(call, phases=tuple(phases), limit_seconds=70.0)])
+    assert "a fault of the measurement" in profile_long_sequence.faults([wrong])[0]
+    assert profile_long_sequence.line(wrong)[4] == "fault"
+
+
+def test_plots__mark_what_they_cut(point):
+    [call] = point.calls
+    chunks = call.chunks.copy()
+    chunks["seconds"][1] *= 1000
+    slow = dataclasses.replace(point, calls=[dataclasses.replace(call, chunks=chunks)])
+    axes = Figure().subplots()
+    profile_long_sequence._draw_steps(slow, axes)
+    _, labels = axes.get_legend_handles_labels()
+    assert any(label.startswith(f"1 of {len(chunks)} chunks slower, up to") for label in labels)
+    phases = [dataclasses.replace(phase, seconds=100 * phase.seconds) for phase in call.phases]
+    tall = dataclasses.replace(point, calls=[dataclasses.replace(call, phases=tuple(phases))])
+    axes = Figure().subplots()
+    profile_long_sequence._draw_phases([point, point, tall], axes)
+    assert [text.get_text()[:4] for text in axes.texts] == ["cut:"]
+
+
+def test_advice__knows_how_many_threads_there_are(point, monkeypatch):
+    options = profile_long_sequence.parse_arguments(["--threads", "1"])
+    problem = profile_long_sequence.Problem(options)
+    for available, expected in ((4, "--threads 4"), (1, None)):
+        monkeypatch.setattr(profile_long_sequence, "available_threads", lambda n=available: n)
+        words = " ".join(profile_long_sequence.verdict(problem, point, {}))
+        assert ("more threads" in words) == (expected is not None)
+        assert expected is None or expected in words

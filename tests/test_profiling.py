@@ -239,3 +239,29 @@ def test_chrome_trace__nests_chunks_in_calls_and_phases_in_chunks(rng, tmp_path,
         assert event["ts"] + event["dur"] <= call["ts"] + call["dur"] + 1000
     assert {event["name"] for event in complete} >= {"pack", "chunk", "project", "recur", "cell", "scatter"}
     assert {event["tid"] for event in complete} == {1, 2}
+
+
+def test_profile__is_short_in_repr_readable_in_str_and_a_table_in_notebooks(rng):
+    with profiling.profile() as profile:
+        rnnkernels.lstm_forward(*make_arguments(rng, 4, 2, 30, 3, 5, np.float32))
+    [call] = profile.calls
+    phase = call.phase["recur"]
+    assert phase in call.phases
+    assert list(call.phase) == [one.name for one in call.phases]
+    for shown in (profile, call, phase):
+        assert len(repr(shown)) < 100
+        assert "\n" not in repr(shown)
+        assert "recur" in str(shown)
+        assert "recur" in shown._repr_html_()
+    assert repr(call).startswith("Call('lstm_forward', N=2, T=30, D=3, H=5, float32, ")
+    assert "N = 2, T = 30" in call._repr_html_()
+    assert profile._repr_html_().count("<table>") == 1
+    told = rnnkernels.explain(2, 30, 3, 5)
+    assert repr(told).startswith("Explanation('lstm', N=2, T=30, D=3, H=5, float32, inference, limit ")
+    assert "register tile" in told._repr_html_()
+
+
+@pytest.mark.parametrize("module", [profiling, rnnkernels.reference, rnnkernels.roofline])
+def test_public_modules__name_what_is_public(module):
+    assert list(module.__all__) == sorted(module.__all__, key=lambda name: (not name.isupper(), name.islower(), name))
+    assert all(hasattr(module, name) for name in module.__all__)

@@ -1,0 +1,146 @@
+"""The package from the command line, compilation ahead of time, and what users are told about it."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import rnnkernels
+from rnnkernels import __main__ as command
+from rnnkernels import _program, _threads, profiling
+from rnnkernels.kernels import inventory
+
+SCRIPT = """
+import sys
+import numpy as np
+import rnnkernels
+print(sys.argv[1:], __name__)
+arrays = np.zeros((2, 9, 3)), np.zeros((2, 4)), np.zeros((3, 16)), np.zeros((4, 16)), np.zeros(16)
+for _ in range(3):
+    h, cache = rnnkernels.lstm_forward(*arrays)
+rnnkernels.sigmoid(h)
+sys.exit(7)
+"""
+
+
+def test_facts__are_shown_as_text_and_as_json(capsys):
+    assert command.main([]) == 0
+    text = capsys.readouterr().out
+    for word in ("rnnkernels", "numba", "vector bytes", "threads", "code folder"):
+        assert word in text
+    assert command.main(["--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["threads"] == rnnkernels.get_num_threads()
+    assert facts["rnnkernels"] == rnnkernels.__version__
+
+
+def test_profile__runs_a_script_as_python_would_and_ends_with_its_status(tmp_path, capsys):
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    saved = list(sys.argv), list(sys.path)
+    record = tmp_path / "record.json"
+    assert command.main(["profile", "--json", str(record), str(tmp_path / "script.py"), "a", "--b"]) == 7
+    assert (sys.argv, sys.path) == saved
+    printed = capsys.readouterr()
+    assert printed.out == "['a', '--b'] __main__\n"
+    for word in ("lstm_forward", "N = 2, T = 9, D = 3, H = 4, float64", "sigmoid", "outside the package"):
+        assert word in printed.err
+    assert len(json.loads(record.read_text(encoding="utf-8"))["calls"]) == 4
+
+
+def test_profile__of_no_script_says_so(tmp_path, capsys):
+    assert command.main(["profile", str(tmp_path / "none.py")]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
+def profile_of(run):
+    run()  # compiles
+    with profiling.profile() as profile:
+        run()
+    return profile.calls
+
+
+def test_table__of_a_program_adds_up_to_its_time():
+    calls = profile_of(lambda: rnnkernels.sigmoid(np.zeros(1000)))
+    table = _program.program_table(calls, 2 * calls[0].seconds)
+    assert "50.0%" in table
+    assert _program._covered([*calls, *calls]) == pytest.approx(calls[0].seconds)
+    assert _program.program_table([], 1.0) == "The program took 1 s and called no function of rnnkernels."
+
+
+def test_advice__finds_single_steps():
+    x, h, Wx, Wh, b = np.zeros((1, 3)), np.zeros((1, 4)), np.zeros((3, 4)), np.zeros((4, 4)), np.zeros(4)
+    calls = profile_of(lambda: [rnnkernels.rnn_step_forward(x, h, Wx, Wh, b) for _ in range(5)])
+    [words] = _program.advice([calls], sum(call.seconds for call in calls), 0.0)
+    assert "5 single steps. A stream keeps its weights packed" in words
+
+
+def test_compile_all__leaves_nothing_to_compile_and_tells_how_far_it_is():
+    told = []
+    rnnkernels.compile_all(["rnn"], [np.float32], lambda *given: told.append(given))
+    assert told[0] == (0, 5, "rnn sequences, float32")
+    assert told[-1] == (5, 5, "")
+    before = inventory.count_machine_code().compiled
+    rnnkernels.compile_all(["rnn"], ["float32"])
+    assert inventory.count_machine_code().compiled == before
+    with pytest.raises(ValueError, match="`cells` must be one of"):
+        rnnkernels.compile_all(["lstn"])
+    with pytest.raises(TypeError, match="`dtypes` must be float32 or float64"):
+        rnnkernels.compile_all(["rnn"], [int])
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_compile__shows_progress_or_json(capsys, as_json):
+    assert command.main(["compile", "--cell", "rnn", "--dtype", "float32", *(["--json"] if as_json else [])]) == 0
+    printed = capsys.readouterr().out
+    if as_json:
+        assert json.loads(printed)["seconds"] >= 0
+    else:
+        assert "1 of 5  rnn sequences, float32" in printed
+
+
+@pytest.mark.parametrize("folder", ["somewhere", None])
+def test_notices__come_once_each(caplog, monkeypatch, folder):
+    monkeypatch.setattr(inventory, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(inventory, "CACHE_IS_ON", True)
+    kernel = types.SimpleNamespace(
+        py_func=types.SimpleNamespace(__module__="rnnkernels.kernels.x"),
+        stats=types.SimpleNamespace(cache_path=folder),
+        targetoptions={},
+    )
+    compiles = types.SimpleNamespace(data={"dispatcher": kernel})
+    notices = inventory._Notices()
+    with caplog.at_level(logging.WARNING, "rnnkernels"):
+        for _ in range(2):
+            notices.on_start(compiles)
+            notices.on_end(compiles)
+    texts = [record.getMessage() for record in caplog.records]
+    assert sum("Kernels are being compiled" in text for text in texts) == 1
+    assert sum("NUMBA_CACHE_DIR" in text for text in texts) == (folder is None)
+
+
+def test_bad_number_of_threads__in_the_environment_warns(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for bad in ("zero", "0", "-1", "2.5"):
+        monkeypatch.setenv("RNNKERNELS_NUM_THREADS", bad)
+        with pytest.warns(RuntimeWarning, match="RNNKERNELS_NUM_THREADS must be an integer, at least 1"):
+            assert _threads._initial_threads() == _threads.available_threads()
+    monkeypatch.setenv("RNNKERNELS_NUM_THREADS", "1")
+    assert _threads._initial_threads() == 1
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["compile", "--help"]])
+def test_module__can_be_run(arguments):
+    run = subprocess.run(
+        [sys.executable, "-m", "rnnkernels", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
