@@ -15,16 +15,34 @@ still in the first-level cache. Modules, from the ground up::
 
     jit             the decorators, and the disk cache
     simd            vectors as values
+    linking         routines that kernels call by name: compiled once per dtype
     activations     sigmoid, tanh, exp of vectors
     team, trace     several threads in one kernel; times of phases
     micro_kernel    the register tile and the product
     in_place        products with a matrix that is not worth packing
     layout          packing, gathering, scattering, transposing
     phases          project, recur and accumulate
-    rnn, lstm       the cells, and their passes over sequences
-    streaming       steps on packed weights
+    passes          the only loops over time, for sequences, steps and streams of every cell
+    cell            what a cell is to the rest of the package, and the registry
+    rnn, lstm, gru  the cells: a description and three row functions each
+    in_place        products of small affine layers, on matrices as they lie
     embedding, affine, loss         the other layers
     roofline        what the processor can do at most
+
+How to add a cell
+-----------------
+`gru` is the example. A module of the cell's name has its equations, three row functions, as `passes` describes them,
+and ends with `passes_of`, which makes its kernels, and `register`, which makes it known: checks, caches, plans, costs,
+explanations, profiles, streams and layers read the description. Besides, a cell has public functions
+(`rnnkernels/gru.py`), a class of streams and one of layers, its state in `_results`, its functions in `reference`, and
+its name in the public lists, in the table of the tests' helpers and in that of the scripts.
+
+Weights packed or in place
+--------------------------
+Packing a matrix pays where it is used often enough. A call of few steps reads its weights where they lie:
+`layout.multiply_in_place` packs a few panels of a part of the depth in scratch that stays in the nearest cache, and
+multiplies by the same tiles; for a few rows it reads the matrix once, from one end of its rows to the other. The sums
+have the same order, so the bits are the same.
 
 The order of sums
 -----------------
