@@ -14,8 +14,13 @@ a confidence of 99 %. A benchmark is slower if its whole interval lies above the
 whole interval lies below it; as long as neither is so it gets more rounds, in new processes. What is open in the end
 is shown as open.
 
-Exit status: 0 if nothing is slower, 1 if something is, 2 if a benchmark fails or the check cannot run, 130 after
-Ctrl-C.
+Exit status, the first that holds:
+    130  Ctrl-C ended the check; what it had measured by then is shown
+    1    something is slower
+    2    a benchmark fails, or the check cannot run: what it needs is looked at before anything is built or measured
+    3    no verdict: the time or the rounds ran out before the share of benchmarks that --decided asks for was decided
+    0    nothing is slower
+
 Source trees and machine code of the commits stay in asv_bench/.asv/commits; the folder can be deleted at any time.
 """
 
@@ -25,6 +30,7 @@ import argparse
 import contextlib
 import gc
 import importlib
+import importlib.util
 import inspect
 import io
 import itertools
@@ -38,20 +44,26 @@ import sys
 import tarfile
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
+NOTHING_SLOWER, SOMETHING_SLOWER, CANNOT_RUN, NO_VERDICT, INTERRUPTED = 0, 1, 2, 3, 130
 INSTALL = 'python -m pip install -e ".[bench]"'
 
 try:
     import numpy as np
     from _machine import Worker, WorkerError, available_cpus, describe
-    from scipy import stats
     from tqdm import tqdm
+
+    if importlib.util.find_spec("numba") is None:  # only the workers import it, when the source is unpacked
+        raise ModuleNotFoundError(name="numba")
 except ModuleNotFoundError as missing:
-    sys.exit(f"{missing.name} is not installed for {sys.executable}; {INSTALL} installs it.")
+    print(f"{missing.name} is not installed for {sys.executable}; {INSTALL} installs it.", file=sys.stderr)
+    sys.exit(CANNOT_RUN)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILDS = ROOT / "asv_bench" / ".asv" / "commits"
@@ -169,7 +181,7 @@ def _git(*arguments: str, **variables: str) -> bytes:
     except FileNotFoundError:
         raise CheckError("git is not installed") from None
     except subprocess.CalledProcessError as error:
-        raise CheckError(f"git {arguments[0]}: {error.stderr.decode(errors='replace').strip()}") from None
+        raise GitError(f"git {arguments[0]}: {error.stderr.decode(errors='replace').strip()}") from None
 
 
 def _git_line(*arguments: str, **variables: str) -> str:
@@ -178,8 +190,14 @@ def _git_line(*arguments: str, **variables: str) -> str:
 
 def find_commit(name: str) -> Commit:
     """Look a commit up by any name that Git knows."""
-    tree = _git_line("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{tree}}")
-    return Commit(_git_line("log", "-1", "--format=%h %s", name), tree)
+    try:
+        commit = _git_line("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
+        _git("cat-file", "-e", f"{commit}:rnnkernels")
+    except GitError as error:
+        raise CheckError(
+            f"{name!r} is no commit with a folder rnnkernels ({error}); name another one, or let Git fetch it"
+        ) from None
+    return Commit(_git_line("log", "-1", "--format=%h %s", commit), _git_line("rev-parse", f"{commit}^{{tree}}"))
 
 
 def working_tree() -> Commit:
@@ -196,6 +214,22 @@ def working_tree() -> Commit:
 
 class CheckError(Exception):
     """The check cannot be done."""
+
+
+class GitError(CheckError):
+    """Git has failed."""
+
+
+def require_writable(option: str, path: Path) -> None:
+    """Try to open a file for writing; leave everything as it was."""
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise CheckError(f"{option} {path} cannot be written: {error.strerror}; name another file") from None
 
 
 @dataclass(frozen=True)
@@ -227,7 +261,7 @@ class Rule:
         n = len(log_ratios)
         first, second = np.triu_indices(n)
         means = np.sort((log_ratios[first] + log_ratios[second]) / 2)
-        z = stats.norm.isf(FALSE_ALARM / (self.tests * len(self.looks)))
+        z = -NormalDist().inv_cdf(FALSE_ALARM / (self.tests * len(self.looks)))
         rank = math.floor(n * (n + 1) / 4 - z * math.sqrt(n * (n + 1) * (2 * n + 1) / 24))
         low, high = (means[rank], means[-1 - rank]) if rank >= 0 else (-math.inf, math.inf)
         return math.exp(low), math.exp(np.median(means)), math.exp(high)
@@ -317,6 +351,10 @@ class Comparison:
         """Time that a round takes."""
         return self.spent_seconds / self.rounds if self.rounds else 4 * max(self.call_seconds, VISIT_SECONDS)
 
+    def record(self) -> dict[str, Any]:
+        """Everything, as strict JSON can hold it: what is unknown or unbounded is null."""
+        return vars(self) | {"interval": [end if math.isfinite(end) else None for end in self.interval]}
+
     def row(self) -> list[str]:
         """Cells of the tables: verdict, ratio, interval, milliseconds, rounds."""
         if not self.rounds:
@@ -339,6 +377,8 @@ class Check:
     patterns: list[str]
     rule: Rule
     seconds: float
+    required_percent: float
+    """Of the benchmarks in both commits, so many have to be decided."""
     comparisons: list[Comparison] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
 
@@ -392,7 +432,7 @@ class Check:
         if not chosen:
             raise CheckError("no benchmark matches")
         self.comparisons = [Comparison(name) for name in chosen]
-        self.rule = Rule(self.rule.minimum_effect, self.rule.rounds, len(chosen))
+        self.rule = replace(self.rule, tests=len(chosen))
 
     def _progress(self, items: list[Any], what: str) -> Iterator[Any]:
         return iter(tqdm(items, what, leave=False, disable=None, file=sys.stderr))
@@ -406,9 +446,36 @@ class Check:
         """Number of benchmarks with a verdict."""
         return sum(comparison.verdict == verdict for comparison in self.comparisons)
 
+    @property
+    def decided(self) -> int:
+        """Number of benchmarks that need no more rounds."""
+        return sum(self.count(verdict) for verdict in (SLOWER, FASTER, EVEN))
+
+    @property
+    def status(self) -> int:
+        """Exit status, unless Ctrl-C came."""
+        if self.count(SLOWER):
+            return SOMETHING_SLOWER
+        if self.count(FAILED):
+            return CANNOT_RUN
+        in_both = self.decided + len(self.open)
+        enough = in_both and 100 * self.decided >= self.required_percent * in_both
+        return NOTHING_SLOWER if enough else NO_VERDICT
+
     def summary(self) -> str:
-        """Number of benchmarks per verdict."""
-        return "; ".join(f"{self.count(v)} {text}" for v, text in VERDICTS.items() if self.count(v)) + "."
+        """Number of benchmarks per verdict, and why there is none over all."""
+        if not self.comparisons:
+            return "Nothing was measured."
+        numbers = "; ".join(f"{self.count(v)} {text}" for v, text in VERDICTS.items() if self.count(v)) + "."
+        if self.status != NO_VERDICT:
+            return numbers
+        if not self.open:
+            return f"{numbers}\nNo verdict: no benchmark is in both commits."
+        return (
+            f"{numbers}\nNo verdict: {len(self.open)} of {self.decided + len(self.open)} benchmarks are open, and "
+            f"{self.required_percent:g} % have to be decided (--decided). More --seconds or --rounds, fewer benchmarks "
+            "(--bench) or a machine with less other load let more of them be."
+        )
 
     def conditions(self) -> list[str]:
         """What was compared, and how."""
@@ -432,7 +499,10 @@ class Check:
 
     def markdown(self) -> str:
         """For a pull request: what needs attention, and the rest folded away."""
-        lines = [f"### Benchmarks: {self.count(SLOWER)} of {len(self.comparisons)} slower", "", self.summary(), ""]
+        outcome = (
+            "no verdict" if self.status == NO_VERDICT else f"{self.count(SLOWER)} of {len(self.comparisons)} slower"
+        )
+        lines = [f"### Benchmarks: {outcome}", "", self.summary(), ""]
         attention = [c for c in self.sorted() if c.verdict in (SLOWER, FAILED, OPEN)]
         if attention:
             lines += [*_markdown_rows(attention), ""]
@@ -455,7 +525,7 @@ class Check:
             "machine": describe(),
             "seconds": self.used_seconds,
             "minimum_effect": self.rule.minimum_effect,
-            "comparisons": [vars(comparison) for comparison in self.sorted()],
+            "comparisons": [comparison.record() for comparison in self.sorted()],
         }
 
 
@@ -465,7 +535,7 @@ def _markdown_rows(comparisons: list[Comparison]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     summary, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
@@ -485,11 +555,20 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=640, help="most rounds of a benchmark (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1080, help="limit of the whole check (default: %(default)s)")
+    parser.add_argument(
+        "--decided",
+        metavar="PERCENT",
+        type=float,
+        default=90,
+        help="of the benchmarks in both commits, so many have to be decided (default: %(default)s)",
+    )
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write a report for a pull request")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything measured")
-    arguments = parser.parse_args()
-    if arguments.minimum_effect <= 0 or arguments.rounds < 1 or arguments.seconds <= 0:
+    arguments = parser.parse_args(words)
+    if not (0 < arguments.minimum_effect < math.inf and arguments.rounds >= 1 and arguments.seconds > 0):
         parser.error("--minimum-effect, --rounds and --seconds must be positive")
+    if not 0 <= arguments.decided <= 100:
+        parser.error("--decided must be from 0 to 100")
     for pattern in arguments.bench or ():
         try:
             re.compile(pattern)
@@ -498,34 +577,42 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def main() -> int:
-    """Return the exit status."""
-    arguments = parse_arguments()
+def run(arguments: argparse.Namespace) -> int:
+    """Check, and report; return the exit status."""
+    for option, path in (("--markdown", arguments.markdown), ("--json", arguments.json)):
+        if path:
+            require_writable(option, path)
+    base = find_commit(arguments.base)
+    head = find_commit(arguments.head) if arguments.head else working_tree()
+    rule = Rule(arguments.minimum_effect / 100, arguments.rounds)
+    check = Check(base, head, arguments.bench or [""], rule, arguments.seconds, arguments.decided)
     interrupted = False
     try:
-        base = find_commit(arguments.base)
-        head = find_commit(arguments.head) if arguments.head else working_tree()
-        rule = Rule(arguments.minimum_effect / 100, arguments.rounds)
-        check = Check(base, head, arguments.bench or [""], rule, arguments.seconds)
-        try:
-            check.run()
-        except KeyboardInterrupt:
-            interrupted = True
-            for comparison in check.open:
-                comparison.judge(check.rule)
-    except (CheckError, WorkerError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        check.run()
+    except KeyboardInterrupt:
+        interrupted = True
+        for comparison in check.open:
+            comparison.judge(check.rule)
     print(check.table())
     if arguments.markdown:
         arguments.markdown.write_text(check.markdown(), encoding="utf-8")
     if arguments.json:
-        arguments.json.write_text(json.dumps(check.record(), indent=1), encoding="utf-8")
-    if interrupted:
-        return 130
-    if check.count(SLOWER):
-        return 1
-    return 2 if check.count(FAILED) else 0
+        arguments.json.write_text(json.dumps(check.record(), indent=1, allow_nan=False), encoding="utf-8")
+    return INTERRUPTED if interrupted else check.status
+
+
+def main(words: list[str] | None = None) -> int:
+    """Return the exit status, also for any exception: Python's own would say that something is slower."""
+    arguments = parse_arguments(words)
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (CheckError, WorkerError, OSError) as error:
+        print(error, file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    return CANNOT_RUN
 
 
 if __name__ == "__main__":

@@ -154,13 +154,16 @@ class Copy:
         report.unlink(missing_ok=True)
         script = str(self.folder / "scripts" / "check_regressions.py")
         command = [sys.executable, script, self.commit, head, "--bench", self.bench, "--seconds", str(seconds)]
+        command += ["--decided", "0"]  # what counts is whether it flags something
         completed = subprocess.run(
             [*self.prefix, *command, "--json", str(report), *options], capture_output=True, text=True, check=False
         )
         if completed.returncode not in (0, 1) or not report.exists():
             sys.exit(f"{completed.stdout}{completed.stderr}The check ended with status {completed.returncode}.")
         found = json.loads(report.read_text(encoding="utf-8"))
-        ratios = {c["name"]: c["interval"][1] for c in found["comparisons"]}
+        ratios = {c["name"]: c["interval"][1] for c in found["comparisons"] if c["base"]}
+        if not ratios:
+            sys.exit(f"{seconds:g} s are too short for a round: give more --seconds.")
         slower = [c["name"] for c in found["comparisons"] if c["verdict"] == "slower"]
         return Run(completed.returncode, slower, ratios, found["seconds"])
 

@@ -1,0 +1,207 @@
+"""The script that judges commits, on rounds that are made up: exit status and reports."""
+
+import ast
+import json
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import check_regressions
+from check_regressions import FAILED, NEW, OPEN, ROOT, Commit, Comparison, GitError
+
+SCRIPT = ROOT / "scripts" / "check_regressions.py"
+
+
+def measured(ratio, noise=0.001):
+    """A benchmark with rounds about a ratio."""
+    base = np.random.default_rng(1).normal(1e-3, noise * 1e-3, 40)
+    return Comparison(f"about {ratio}", base=[*base], head=[*(ratio * base[::-1])])
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """The script's main on commits that exist and on benchmarks as given, or on an exception."""
+
+    def run_main(outcome, *options):
+        def run(check):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            check.comparisons = outcome
+            check.rule = check_regressions.Rule(check.rule.minimum_effect, check.rule.rounds, len(outcome))
+            for comparison in outcome:
+                if comparison.verdict == OPEN:
+                    comparison.judge(check.rule)
+
+        monkeypatch.setattr(check_regressions.Check, "run", run)
+        monkeypatch.setattr(check_regressions, "find_commit", lambda name: Commit(name, "0" * 40))
+        return check_regressions.main(["main", "HEAD", *options])
+
+    return run_main
+
+
+def open_ones(number):
+    return [Comparison(f"open {i}") for i in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "status"),
+    [
+        ([measured(1.0), measured(0.8)], 0),
+        ([measured(1.0), measured(1.2)], 1),
+        ([measured(1.2), Comparison("b", FAILED)], 1),
+        ([measured(1.2), *open_ones(99)], 1),
+        ([measured(1.0), Comparison("b", FAILED)], 2),
+        ([Comparison("b", FAILED), *open_ones(99)], 2),
+        ([measured(1.0), Comparison("b", NEW)], 0),
+        ([Comparison("b", NEW)], 3),
+        ([*(measured(1.0) for _ in range(9)), *open_ones(1)], 0),
+        ([*(measured(1.0) for _ in range(8)), *open_ones(1)], 3),
+        ([measured(1.05, noise=0.1)], 3),
+    ],
+)
+def test_exit_status__is_that_of_the_verdicts(main, comparisons, status):
+    assert main(comparisons) == status
+
+
+def test_no_verdict__says_how_many_are_open(main, tmp_path, capsys):
+    report = tmp_path / "report.md"
+    benchmarks = [measured(1.0), *open_ones(2)]
+    assert main(benchmarks, "--markdown", str(report)) == 3
+    for text in (capsys.readouterr().out, report.read_text(encoding="utf-8")):
+        assert "No verdict: 2 of 3 benchmarks are open, and 90 % have to be decided" in text
+    assert "### Benchmarks: no verdict" in report.read_text(encoding="utf-8")
+    assert main(benchmarks, "--decided", "30") == 0
+    assert "No verdict" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "words"),
+    [
+        (check_regressions.CheckError("no benchmark matches"), 2, "no benchmark matches"),
+        (check_regressions.WorkerError("ImportError: x"), 2, "ImportError: x"),
+        (OSError(28, "No space left on device"), 2, "No space left"),
+        (ZeroDivisionError("a mistake"), 2, "Traceback"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_status__tells_a_check_that_cannot_run_from_a_slower_commit(main, capsys, outcome, status, words):
+    assert main(outcome) == status
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "words"),
+    [([], "Nothing was measured."), ([measured(1.2)], "1 slower by more than the minimum effect")],
+)
+def test_ctrl_c__shows_what_there_is(monkeypatch, capsys, comparisons, words):
+    def interrupted(check):
+        check.comparisons = comparisons
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check_regressions, "find_commit", lambda name: Commit(name, "0" * 40))
+    monkeypatch.setattr(check_regressions.Check, "run", interrupted)
+    assert check_regressions.main(["main", "HEAD"]) == 130
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--json"])
+def test_report__that_cannot_be_written_is_named_before_anything_runs(main, tmp_path, capsys, option):
+    never = AssertionError("it has run")
+    for path in (tmp_path, tmp_path / "missing" / "report"):
+        assert main(never, option, str(path)) == 2
+        complaint = capsys.readouterr().err
+        assert complaint.startswith(f"{option} {path} cannot be written: ")
+        assert "Traceback" not in complaint
+
+
+def test_report__of_an_earlier_run_survives_a_check_that_cannot_run(main, tmp_path):
+    old, new = tmp_path / "old.md", tmp_path / "new.json"
+    old.write_text("earlier", encoding="utf-8")
+    assert main(check_regressions.CheckError(), "--markdown", str(old), "--json", str(new)) == 2
+    assert old.read_text(encoding="utf-8") == "earlier"
+    assert not new.exists()
+
+
+def test_json__is_strict(main, tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    report = tmp_path / "report.json"
+    few_rounds = Comparison("few rounds", base=[1e-3], head=[1e-3])
+    assert main([measured(1.0), few_rounds, *open_ones(1)], "--json", str(report)) == 3
+    record = json.loads(report.read_text(encoding="utf-8"), parse_constant=refuse)
+    intervals = {c["name"]: c["interval"] for c in record["comparisons"]}
+    assert intervals["few rounds"] == [0, 1, None]
+    assert intervals["open 0"] == [0, None, None]
+    assert all(isinstance(end, float) for end in intervals["about 1.0"])
+
+
+def test_commit__that_git_does_not_know_is_named(monkeypatch, capsys):
+    def ended(*arguments, **variables):
+        raise GitError(f"git {arguments[0]}: fatal")
+
+    monkeypatch.setattr(check_regressions, "_git", ended)
+    monkeypatch.setattr(check_regressions.Check, "run", lambda check: pytest.fail("it has run"))
+    assert check_regressions.main(["no-such-commit"]) == 2
+    assert "'no-such-commit' is no commit with a folder rnnkernels (git rev-parse: fatal)" in capsys.readouterr().err
+
+
+def test_commit__needs_a_name_that_git_resolves_to_one_with_the_package(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+        try:
+            subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+        except FileNotFoundError:
+            pytest.skip("git is not installed")
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "empty")
+    (tmp_path / "rnnkernels").mkdir()
+    (tmp_path / "rnnkernels" / "__init__.py").touch()
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "package")
+    monkeypatch.setattr(check_regressions, "ROOT", tmp_path)
+    commit = check_regressions.find_commit("HEAD")
+    assert commit.label.endswith(" package")
+    assert re.fullmatch("[0-9a-f]{40,64}", commit.tree)
+    for name in ("HEAD~1", "HEAD:rnnkernels", "nonsense", "--all", ""):
+        with pytest.raises(check_regressions.CheckError, match=f"^{name!r} is no commit with a folder rnnkernels"):
+            check_regressions.find_commit(name)
+
+
+@pytest.mark.parametrize("package", ["numba", "numpy", "tqdm"])
+def test_missing_package__is_named_with_the_extra(monkeypatch, capsys, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT))
+    assert ended.value.code == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"{package} is not installed")
+    assert '".[bench]"' in complaint
+
+
+def test_extra_bench__has_what_the_scripts_import():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
+    installed = {re.split("[<>=]", requirement)[0] for requirement in required} | {"rnnkernels"}
+    for name in ("check_regressions", "regression_experiment", "_machine"):
+        tree = ast.parse((SCRIPT.parent / f"{name}.py").read_text(encoding="utf-8"))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}
+        packages = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
+        assert {package for package in packages if not (SCRIPT.parent / f"{package}.py").exists()} <= installed
+
+
+@pytest.mark.parametrize("options", [["--minimum-effect", "nan"], ["--seconds", "nan"], ["--decided", "101"]])
+def test_option__out_of_range_cannot_run(capsys, options):
+    with pytest.raises(SystemExit) as ended:
+        check_regressions.main(["main", *options])
+    assert ended.value.code == 2
+    assert options[0] in capsys.readouterr().err
