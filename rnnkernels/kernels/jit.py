@@ -41,7 +41,7 @@ VECTOR_BYTES_FORCED = os.environ.get("RNNKERNELS_VECTOR_BYTES", "")
 # took 1.3 times as long, and training an LSTM with 64 on two threads 1.2 times (AMD EPYC, Zen 4).
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
-FORK_WAIT_SECONDS = 60.0
+FORK_WAIT_SECONDS = 300.0
 """How long a fork waits for another thread that compiles. The longest kernels take some ten seconds."""
 
 
