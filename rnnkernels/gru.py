@@ -117,7 +117,7 @@ def gru_forward(
     >>> h, cache = gru_forward(np.ones((1, 2, 1)), None, np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
     >>> h.round(4)
     array([[[0.2048],
-            [0.3635]]])
+            [0.3468]]])
     """
     return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, (b, bh), keep_cache, num_threads)
 
@@ -186,6 +186,7 @@ def gru_backward(
     >>> h, cache = gru_forward(np.ones((1, 2, 1)), None, np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
     >>> gradients = gru_backward(np.ones_like(h), cache)
     >>> gradients.db.round(4), gradients.dbh.round(4)
+    (array([ 0.0027, -0.3669,  0.2698]), array([ 0.0027, -0.3669,  0.2002]))
     """
     return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
 
@@ -302,6 +303,7 @@ def gru_step_backward(dnext_h: Any, cache: GRUCache | None, *, num_threads: int 
     >>> next_h, cache = gru_step_forward([[1.0]], [[0.0]], np.ones((1, 3)), np.ones((1, 3)), np.zeros(3))
     >>> gradients = gru_step_backward([[1.0]], cache)
     >>> gradients.dprev_h.round(4)
+    array([[0.6639]])
     """
     gradients = _recurrent.step_backward(FAMILY, ("dnext_h",), (dnext_h,), cache, num_threads)
     return _recurrent.step_gradients(*gradients)
