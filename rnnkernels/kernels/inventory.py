@@ -64,11 +64,6 @@ def code_folder():
     return next((kernel.stats.cache_path for kernel in _kernels() if kernel.stats.cache_path), None)
 
 
-def list_machine_code():
-    """Signatures of each kernel that this process has compiled or loaded, by its name."""
-    return {kernel.__name__: len(kernel.overloads) for kernel in _kernels() if kernel.overloads}
-
-
 class _Notices(event.Listener):
     """Says once that kernels are being compiled, and once that they cannot be kept."""
 
