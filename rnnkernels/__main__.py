@@ -6,6 +6,8 @@ import platform
 import runpy
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import numpy as np
 
 import rnnkernels
 from rnnkernels import profiling
+from rnnkernels._compile import compile_group
 from rnnkernels._program import program_table
+from rnnkernels._threads import available_threads
 from rnnkernels.kernels import inventory, simd
 from rnnkernels.kernels.cell import cells
 
@@ -54,25 +58,31 @@ def _show(as_json: bool) -> int:
 
 
 def _compile(options: argparse.Namespace) -> int:
+    """Compile in several processes, each of which takes a cell and a dtype at a time."""
     began = time.perf_counter()
-
-    def progress(done: int, total: int, what: str) -> None:
-        if what and not options.json:
-            print(f"{time.perf_counter() - began:6.1f} s  {done + 1:>2} of {total}  {what}", flush=True)
-
-    rnnkernels.compile_all(options.cell, options.dtype, progress)
-    code = inventory.count_machine_code()
+    dtypes = options.dtype or ["float32", "float64"]
+    groups = [(cell, dtype) for cell in [*(options.cell or cells), ""] for dtype in dtypes]
+    compiled = loaded = 0
+    with ProcessPoolExecutor(min(options.jobs, len(groups)), get_context("spawn")) as processes:
+        futures = {processes.submit(compile_group, *group): group for group in groups}
+        for done, future in enumerate(as_completed(futures), 1):
+            counts = future.result()
+            compiled, loaded = compiled + counts[0], loaded + counts[1]
+            if not options.json:
+                cell, dtype = futures[future]
+                what = f"{cell or 'other layers'}, {dtype}"
+                print(f"{time.perf_counter() - began:6.1f} s  {done:>2} of {len(groups)}  {what}", flush=True)
     facts = {
         "seconds": round(time.perf_counter() - began, 3),
-        "compiled": code.compiled,
-        "loaded": code.loaded,
+        "compiled": compiled,
+        "loaded": loaded,
         "code_folder": inventory.code_folder(),
     }
     if options.json:
         print(json.dumps(facts))
     else:
         place = f"kept in {facts['code_folder']}" if facts["code_folder"] else "kept nowhere"
-        print(f"{facts['seconds']:6.1f} s  {code.compiled} compiled, {code.loaded} loaded, {place}")
+        print(f"{facts['seconds']:6.1f} s  {compiled} compiled, {loaded} loaded, {place}")
     return 0
 
 
@@ -117,6 +127,14 @@ def main(arguments: list[str] | None = None) -> int:
     ahead = commands.add_parser("compile", help="compile everything ahead of time, for images and read-only folders")
     ahead.add_argument("--cell", action="append", choices=sorted(cells), help="only this cell; may be repeated")
     ahead.add_argument("--dtype", action="append", choices=["float32", "float64"], help="only this dtype; likewise")
+    ahead.add_argument(
+        "--jobs",
+        type=int,
+        choices=range(1, 257),
+        metavar="N",
+        default=available_threads(),
+        help="processes side by side (default: %(default)s)",
+    )
     ahead.add_argument("--json", action="store_true", help="print one line of JSON")
     run = commands.add_parser("profile", help="run a script and show what its calls of rnnkernels cost")
     run.add_argument("--json", metavar="FILE", help="write all that was recorded to a file too")

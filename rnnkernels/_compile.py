@@ -8,7 +8,7 @@ import numpy as np
 
 import rnnkernels
 from rnnkernels._checks import FLOAT32, FLOAT64, check_choice, check_float_dtype
-from rnnkernels.kernels import team, trace
+from rnnkernels.kernels import inventory, team, trace
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.cell import cells as known_cells
 
@@ -40,7 +40,8 @@ def compile_all(
 
     Notes
     -----
-    It calls each public function with small arrays. ``python -m rnnkernels compile`` does the same.
+    It calls each public function with small arrays. ``python -m rnnkernels compile`` does the same in several processes
+    side by side.
 
     Examples
     --------
@@ -51,7 +52,11 @@ def compile_all(
     for name in chosen:
         check_choice("cells", name, known_cells)
     floats = [check_float_dtype("dtypes", dtype) for dtype in (dtypes or (FLOAT32, FLOAT64))]
-    parts = [part for dtype in floats for part in _parts([known_cells[name] for name in chosen], dtype)]
+    parts = [
+        part
+        for dtype in floats
+        for part in (*_parts([known_cells[name] for name in chosen], dtype), *_other_parts(dtype))
+    ]
     for done, (what, run) in enumerate(parts):
         if progress:
             progress(done, len(parts), what)
@@ -60,10 +65,22 @@ def compile_all(
         progress(len(parts), len(parts), "")
 
 
+def compile_group(cell: str, dtype: str) -> tuple[int, int]:
+    """Compile a cell, or the other layers if there is no name; returns how much was compiled and how much loaded."""
+    before = inventory.count_machine_code()
+    for _, run in _parts([known_cells[cell]], np.dtype(dtype)) if cell else _other_parts(np.dtype(dtype)):
+        run()
+    after = inventory.count_machine_code()
+    return after.compiled - before.compiled, after.loaded - before.loaded
+
+
 def _parts(cells: list[Cell], dtype: np.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
     for cell in cells:
         for way in (_sequences, _steps, _stream):
-            yield f"{cell.name}{way.__name__.replace('_', ' ')}, {dtype}", partial(way, cell, dtype)
+            yield f"{cell.key}{way.__name__.replace('_', ' ')}, {dtype}", partial(way, cell, dtype)
+
+
+def _other_parts(dtype: np.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
     for layers in (_other_layers, _machine):
         yield f"{layers.__name__.replace('_', ' ').strip()}, {dtype}", partial(layers, dtype)
 
@@ -76,19 +93,20 @@ def _weights(cell: Cell, dtype: np.dtype) -> list[np.ndarray]:
 def _sequences(cell: Cell, dtype: np.dtype) -> None:
     arguments = np.zeros((N, T, D), dtype), np.zeros((N, H), dtype), *_weights(cell, dtype)
     forward, backward = (getattr(rnnkernels, f"{cell.name}_{way}") for way in ("forward", "backward"))
-    h, cache = forward(*arguments)
+    h, cache = forward(*arguments, **dict(cell.options))
     backward(h, cache)
 
 
 def _steps(cell: Cell, dtype: np.dtype) -> None:
     states = [np.zeros((N, H), dtype) for _ in cell.states]
     forward, backward = (getattr(rnnkernels, f"{cell.name}_step_{way}") for way in ("forward", "backward"))
-    *_, cache = forward(np.zeros((N, D), dtype), *states, *_weights(cell, dtype))
+    *_, cache = forward(np.zeros((N, D), dtype), *states, *_weights(cell, dtype), **dict(cell.options))
     backward(*states, cache)
 
 
 def _stream(cell: Cell, dtype: np.dtype) -> None:
-    stream = getattr(rnnkernels, f"{cell.name.upper()}Stream")(*_weights(cell, dtype), batch_size=N)
+    kind = getattr(rnnkernels, f"{cell.name.upper()}Stream")
+    stream = kind(*_weights(cell, dtype), batch_size=N, **dict(cell.options))
     stream.step(np.zeros((N, D), dtype))
     stream.steps(np.zeros((N, T, D), dtype))
 

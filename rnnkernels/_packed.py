@@ -21,41 +21,50 @@ class PackedWeights:
         self.cell, self.dtype = cell, Wx.dtype
         self.D, self.H = len(Wx), len(Wh)
         gates, lanes = len(cell.gates), simd.lanes_of(self.dtype)
-        at_Wh, at_b, end = passes.packed_regions(self.D, self.H, gates, len(checked), lanes)
+        at_Wh, at_b, end = passes.packed_regions(self.D, self.H, gates, cell.late, len(checked), lanes)
         self.flat = aligned_empty((end,), self.dtype)
-        shapes = _sequence.forward_panels(cell, self.D, self.H, self.dtype)
-        self.forward = [
-            self.flat[begin:stop].reshape(shape)
-            for begin, stop, shape in zip((0, at_Wh), (at_Wh, at_b), shapes, strict=True)
-        ]
-        for weights, panels in zip((Wx, Wh), self.forward, strict=True):
-            Team(1).run(layout.pack_columns, (for_kernels(weights), gates, panels), (1,))
-        vectors = (end - at_b) // len(checked) // lanes
-        for k, bias in enumerate(checked):
-            passes.interleave_bias(for_kernels(bias), gates, self.flat, at_b + k * vectors * lanes, vectors)
+        self._panels = _sequence.forward_panels(cell, self.D, self.H, self.dtype)
+        memory = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in ((0, at_Wh), (at_Wh, at_b))]
+        self.forward = _sequence.pack(Team(1), layout.pack_columns, (Wx, Wh), gates, self._panels, memory)
+        stride = (end - at_b) // len(checked)
+        passes.pack_biases(
+            tuple(for_kernels(bias) for bias in checked), gates, cell.late, self.H, self.flat, at_b, stride
+        )
         self._at_b = at_b
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
         """The weights in natural order, read-only."""
-        gates, lanes = len(self.cell.gates), simd.lanes_of(self.dtype)
-        width = micro_kernel.panel_columns(self.dtype)
-        matrices = [
-            panels.reshape(len(panels), depth, width).swapaxes(0, 1).reshape(depth, len(panels) * width)
-            for panels, depth in zip(self.forward, (self.D, self.H), strict=True)
-        ]
-        biases = self.flat[self._at_b :].reshape(len(self.cell.biases), -1)
-        columns = gates * -(-self.H // lanes) * lanes
-        named = dict(zip(("Wx", "Wh", *self.cell.biases), (*matrices, *biases), strict=True))
-        for name, rows in named.items():
-            natural = _sequence.natural(rows[..., :columns], self.H, gates)
-            named[name] = np.ascontiguousarray(natural.reshape(*natural.shape[:-2], gates * self.H))
-            named[name].setflags(write=False)
+        cell, H = self.cell, self.H
+        lanes, width = simd.lanes_of(self.dtype), micro_kernel.panel_columns(self.dtype)
+        named = {}
+        for name, packed, parts in zip(("Wx", "Wh"), self.forward, self._panels, strict=True):
+            flat, found = packed.reshape(-1), []
+            for _, gates, (count, length) in parts:
+                panels, flat = flat[: count * length].reshape(count, length // width, width), flat[count * length :]
+                rows = panels.swapaxes(0, 1).reshape(length // width, count * width)
+                found.append(_natural(rows[:, : gates * -(-H // lanes) * lanes], H, gates))
+            named[name] = np.concatenate(found, axis=1)
+        rows = self.flat[self._at_b :].reshape(len(cell.biases), -1)
+        for k, (name, row) in enumerate(zip(cell.biases, rows, strict=True)):
+            found = []
+            for _, gates in cell.stages if k else ((0, len(cell.gates)),):
+                columns = gates * -(-H // lanes) * lanes
+                found.append(_natural(row[:columns], H, gates))
+                row = row[-(-columns // width) * width :]
+            named[name] = np.concatenate(found)
+        for array in named.values():
+            array.setflags(write=False)
         return named
 
     @cached_property
     def backward(self) -> list[np.ndarray]:
         """Panels of Wx and Wh for the backward kernels."""
-        shapes = _sequence.backward_panels(self.cell, self.D, self.H, self.dtype)
-        weights = [for_kernels(self.parameters[name]) for name in ("Wx", "Wh")]
-        return _sequence.pack(Team(1), layout.pack_transposed, weights, len(self.cell.gates), shapes)
+        panels = _sequence.backward_panels(self.cell, self.D, self.H, self.dtype)
+        weights = [self.parameters[name] for name in ("Wx", "Wh")]
+        return _sequence.pack(Team(1), layout.pack_transposed, weights, len(self.cell.gates), panels)
+
+
+def _natural(rows: np.ndarray, hidden: int, gates: int) -> np.ndarray:
+    natural = _sequence.natural(rows, hidden, gates)
+    return natural.reshape(*natural.shape[:-2], gates * hidden)

@@ -1,5 +1,6 @@
 """What the passes of all cells share: plans, packing of weights, scratch, and the order of kernel calls."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +111,7 @@ def plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | 
 
 
 def _planned(make: Callable[..., Plan], cell: Cell, sizes: Sizes, *options: Any) -> Plan:
-    key = make, cell.name, sizes, get_num_threads(), *options
+    key = make, cell.key, sizes, get_num_threads(), *options
     plan = plans.get(key)
     if plan is None:
         plan = make(cell, sizes, *options)
@@ -133,8 +134,8 @@ def _plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | 
     panel_bytes = rows * gates * micro_kernel.panel_columns(dtype) * dtype.itemsize
     strip = micro_kernel.VECTORS_PER_PANEL * max(tuning.STRIP_BYTES // panel_bytes, 1)
     strips = 1 if by_rows else threads
-    z_columns = columns if chunk > 1 else strips * strip * lanes * gates
-    at = phases.forward_regions(rows, chunk, D, H, gates, len(cell.biases), z_columns, lanes)
+    z_columns = columns if chunk > 1 or cell.late else strips * strip * lanes * gates
+    at = phases.forward_regions(rows, chunk, D, H, gates, cell.late, len(cell.biases), z_columns, lanes)
     scratch = at.parts + (threads if by_rows else 1) * at.part + threads * layout.BUFFER_VECTORS * lanes
     packs = has_packed or _is_worth_packing(N, T, flops)
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
@@ -148,7 +149,7 @@ def _plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int |
     chunks = max(round(N * T / tuning.BACKWARD_CHUNK_ROWS), 1)
     chunk = max(-(-T // chunks), 1)
     blocked = chunk < T or H % lanes > 0
-    at = phases.backward_regions(N, chunk, D, H, len(cell.gates), len(cell.biases), blocked, lanes)
+    at = phases.backward_regions(N, chunk, D, H, len(cell.gates), cell.late, len(cell.biases), blocked, lanes)
     scratch = at.panels + threads * at.member
     packs = has_packed or _is_worth_packing(N, T, flops)
     return Plan(chunk, 0, threads, by_rows, flops, packs, blocked, scratch)
@@ -167,30 +168,55 @@ def _split(sizes: Sizes, dtype: np.dtype, step_flops: int, num_threads: int | No
     return threads, threads > 1 and threads * THREAD_ROWS <= sizes.N
 
 
-def forward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[tuple[int, int]]:
-    """Shapes of Wx and Wh, packed for the forward kernels."""
-    columns = len(cell.gates) * unit_columns(H, dtype)
-    return [panels_shape(depth, columns, dtype) for depth in (D, H)]
+class Panels(NamedTuple):
+    """Gates of a matrix that are packed together, and the shape of their panels."""
+
+    first_gate: int
+    gates: int
+    shape: tuple[int, int]
 
 
-def backward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[tuple[int, int]]:
-    """Shapes of Wx and Wh, packed for the backward kernels: transposed, with a depth of interleaved columns."""
-    depth = len(cell.gates) * unit_columns(H, dtype)
-    return [panels_shape(depth, columns, dtype) for columns in (D, H)]
+def forward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[list[Panels]]:
+    """Panels of Wx and Wh for the forward kernels, one stage after the other."""
+    units = unit_columns(H, dtype)
+    return [
+        [Panels(first, count, panels_shape(depth, count * units, dtype)) for first, count in stages]
+        for depth, stages in ((D, ((0, len(cell.gates)),)), (H, cell.stages))
+    ]
+
+
+def backward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[list[Panels]]:
+    """The same for the backward kernels: transposed, with a depth of interleaved columns."""
+    units = unit_columns(H, dtype)
+    return [
+        [Panels(first, count, panels_shape(count * units, columns, dtype)) for first, count in stages]
+        for columns, stages in ((D, ((0, len(cell.gates)),)), (H, cell.stages))
+    ]
 
 
 def pack(
     team: Team,
     kernel: Callable[..., None],
     matrices: Sequence[np.ndarray],
-    gates: int,
-    shapes: Sequence[tuple[int, int]],
+    of: int,
+    panels: Sequence[Sequence[Panels]],
+    into: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Return weights as panels of these shapes; `kernel` is `layout.pack_columns` or `layout.pack_transposed`."""
-    packed = aligned_empty_together(shapes, matrices[0].dtype)
-    for weights, panels in zip(matrices, packed, strict=True):
-        team.run(kernel, (for_kernels(weights), gates, panels), (max(len(weights) // PACKED_ROWS, 1),))
-    return packed
+    """Return weights of `of` gates as panels; `kernel` is `layout.pack_columns` or `layout.pack_transposed`.
+
+    They are rows of new memory, or flat arrays that are given.
+    """
+    if into is None:
+        lengths = [sum(math.prod(part.shape) for part in parts) for parts in panels]
+        into = aligned_empty_together([(1, length) for length in lengths], matrices[0].dtype)
+    for weights, parts, packed in zip(matrices, panels, into, strict=True):
+        begin, flat = 0, packed.reshape(-1)
+        for first, gates, shape in parts:
+            stop = begin + math.prod(shape)
+            data = for_kernels(weights), first, gates, of, flat[begin:stop].reshape(shape)
+            team.run(kernel, data, (max(len(weights) // PACKED_ROWS, 1),))
+            begin = stop
+    return list(into)
 
 
 def unpack(team: Team, sums: np.ndarray, gates: int, gradient: np.ndarray) -> None:
@@ -271,11 +297,12 @@ def run_forward(
         return h, Kept(tape, track)
     code = cell.machine_code("forward", dtype)
     work = borrow(plan.scratch, dtype)
-    with Team(plan.threads) as team:
+    with Team(plan.threads, ("forward", cell.key, sizes, dtype, packed is None)) as team:
         matrices: Sequence[np.ndarray] = weights
         if plan.packs:
             if packed is None:
-                packed = pack(team, layout.pack_columns, weights, len(cell.gates), forward_panels(cell, D, H, dtype))
+                panels = forward_panels(cell, D, H, dtype)
+                packed = pack(team, layout.pack_columns, weights, len(cell.gates), panels)
             matrices = packed
         data = x.reshape(N * T, D), h0, track0, *matrices, biases, h, tape, track, work
         for begin, end in segments(T, plan.flops):
@@ -345,19 +372,19 @@ def run_backward(
     work = borrow(plan.scratch, dtype)
     last = *kept, rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work
     if plan.threads == 1 and not plan.packs and not recorder.listeners and T * plan.flops < tuning.SEGMENT_FLOPS:
-        division = ALONE, 0, N, False, 0, T, plan.chunk, 1, plan.blocked, False
+        division = ALONE, 0, N, False, 0, T, plan.chunk, plan.blocked, False
         code(x.reshape(N * T, D), h0, *weights, *last, recorder.NO_TRACE, *division)
     else:
-        with Team(plan.threads) as team:
+        with Team(plan.threads, ("backward", cell.key, sizes, dtype, packed is None)) as team:
             matrices: Sequence[np.ndarray] = weights
             if plan.packs:
                 if packed is None:
-                    shapes = backward_panels(cell, D, H, dtype)
-                    packed = pack(team, layout.pack_transposed, weights, len(cell.gates), shapes)
+                    panels = backward_panels(cell, D, H, dtype)
+                    packed = pack(team, layout.pack_transposed, weights, len(cell.gates), panels)
                 matrices = packed
             data = x.reshape(N * T, D), h0, *matrices, *last
             for begin, end in reversed(list(segments(T, plan.flops))):
-                arguments = N, plan.packs, begin, end, plan.chunk, plan.threads, plan.blocked, plan.by_rows
+                arguments = N, plan.packs, begin, end, plan.chunk, plan.blocked, plan.by_rows
                 team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
@@ -391,5 +418,5 @@ def small_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, *arguments: np.nda
         ((N * T, D), (N, H), (D, columns), (H, columns), (columns,)),
         np.zeros((0, H), dtype),
         plan.scratch,
-        (recorder.NO_TRACE, ALONE, 0, N, False, 0, T, plan.chunk, 1, plan.blocked, False),
+        (recorder.NO_TRACE, ALONE, 0, N, False, 0, T, plan.chunk, plan.blocked, False),
     )

@@ -5,21 +5,33 @@ used. A call wakes them up when it starts, so that they are awake when it has pa
 kernel (see `rnnkernels.kernels.team`). After each kernel they listen for the next one for a moment before they go to
 sleep, so that calls that follow one another find them awake. While one call uses the pool, concurrent calls run on
 their own thread alone, so that there are no more busy threads than asked for and callers.
+
+Whether more threads are worth their processors depends on the machine, and on what else it does at the moment. So each
+kind of call has a `Pace`: calls of a kind that have gained too little by a team go on alone for a while.
 """
 
 import contextlib
 import os
 import queue
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rnnkernels._checks import check_num_threads
-from rnnkernels._tuning import SEGMENT_FLOPS, THREAD_FLOPS
+from rnnkernels._tuning import (
+    LEAST_REST,
+    MOST_REST,
+    MOST_REST_NS,
+    REVIEW_CALLS,
+    SEGMENT_FLOPS,
+    THREAD_FLOPS,
+    WORTH,
+)
 from rnnkernels.kernels import team as kernels
 
 
@@ -152,20 +164,73 @@ def is_for_one(flops: float, num_threads: int | None) -> bool:
     return flops < 2 * THREAD_FLOPS
 
 
-class Team:
-    """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block."""
+class Pace:
+    """How long calls of one kind took with a team and alone, and when the next one had better be alone.
 
-    def __init__(self, threads: int) -> None:
+    The first call has a team, the second none. From then on calls have one as long as it makes them WORTH times as
+    fast, and are alone for a while otherwise: at once if a team was slower than nobody, or else after the second such
+    call, since the first may have found the others asleep. Now and then one call is alone to see what that takes now.
+    """
+
+    __slots__ = ("alone_ns", "calls", "doubts", "rest", "rest_end_ns", "team_ns")
+
+    def __init__(self) -> None:
+        self.team_ns = self.alone_ns = self.calls = self.doubts = self.rest_end_ns = 0
+        self.rest = LEAST_REST
+
+    def wants_team(self, now_ns: int) -> bool:
+        """Whether a call that begins now is to have a team."""
+        self.calls += 1
+        return now_ns >= self.rest_end_ns and self.calls % REVIEW_CALLS != 2
+
+    def saw(self, with_team: bool, begin_ns: int, end_ns: int) -> None:
+        """Learn from a call."""
+        took_ns = end_ns - begin_ns
+        if not with_team:
+            self.alone_ns = took_ns
+            return
+        self.team_ns = took_ns
+        if not self.alone_ns or took_ns * WORTH <= self.alone_ns:
+            self.doubts, self.rest = 0, LEAST_REST
+            return
+        self.doubts += 1
+        if self.doubts > 1 or took_ns > WORTH * self.alone_ns:
+            self.doubts = 0
+            self.rest_end_ns = end_ns + min(self.rest * took_ns, MOST_REST_NS)
+            self.rest = min(2 * self.rest, MOST_REST)
+
+
+_paces: dict[Hashable, Pace] = {}
+
+MOST_PACES = 1024
+
+
+class Team:
+    """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block.
+
+    `kind` is equal for calls that take as long as one another.
+    """
+
+    def __init__(self, threads: int, kind: Hashable = None) -> None:
         self._others = threads - 1
         self._pool: _Pool | None = None
         self._board = np.zeros(kernels.BARRIERS + kernels.WORDS, np.int64)
+        self._pace: Pace | None = None
+        self._begin_ns = 0
+        if threads > 1 and kind is not None:
+            self._pace = _paces.get((kind, threads))
+            if self._pace is None and len(_paces) < MOST_PACES:
+                self._pace = _paces[kind, threads] = Pace()
 
     def __enter__(self) -> "Team":
-        pool = _pool
-        if self._others > 0 and pool.free.acquire(blocking=False):
+        pool, wants_others = _pool, self._others > 0
+        if self._pace:
+            self._begin_ns = time.perf_counter_ns()
+            wants_others = self._pace.wants_team(self._begin_ns)
+        if wants_others and pool.free.acquire(blocking=False):
             self._pool, self._board = pool, pool.board
             with contextlib.ExitStack() as undo:  # in case of an interrupt
-                undo.callback(self.__exit__)
+                undo.callback(self.__exit__, KeyboardInterrupt)
                 self._board[kernels.OTHERS] = self._others
                 self._board[kernels.AT_WORK] = 1
                 self._board[kernels.WELCOMED] = kernels.WELCOME
@@ -174,10 +239,12 @@ class Team:
                 undo.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object = None, *_: object) -> None:
         if self._pool:
             self._board[kernels.AT_WORK] = 0
             self._pool.free.release()
+        if self._pace and error is None:
+            self._pace.saw(self._pool is not None, self._begin_ns, time.perf_counter_ns())
 
     def run(self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...]) -> None:
         """Run `kernel(*data, team, member, *work)` with this thread as leader, member 0."""

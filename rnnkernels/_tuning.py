@@ -33,6 +33,16 @@ STEP_FLOPS = 20_000
 """Work of a step for each thread from which on threads divide hidden units: one core does it in some 0.3 us, and to
 wait for one another takes 0.1 to 0.3 us. A vanilla RNN at 1, 20000, 16, 64 took 7.1 ms on two threads, 4.1 on one."""
 
+WORTH = 1.25
+"""How many times as fast a team must make a call."""
+
+LEAST_REST, MOST_REST, MOST_REST_NS = 20, 1280, 10_000_000_000
+"""For how long calls go on alone after a team was not worth it: so many times as long as it took, each time twice as
+long as before, and 10 s at most."""
+
+REVIEW_CALLS = 64
+"""One call of so many is alone, to see what that takes."""
+
 # Of the next, where it says no more: medians of nine interleaved calls at N, T, D = 50, 17, 512 and V = 10,000,
 # float32, AMD EPYC.
 

@@ -17,7 +17,16 @@ from rnnkernels._checks import (
 )
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty, thread_scratch
 from rnnkernels._recorder import profiled
-from rnnkernels._sequence import blocks_shape, pack, panel_columns, panels_shape, row_stride, unit_columns, unpack
+from rnnkernels._sequence import (
+    Panels,
+    blocks_shape,
+    pack,
+    panel_columns,
+    panels_shape,
+    row_stride,
+    unit_columns,
+    unpack,
+)
 from rnnkernels._threads import Team, is_for_one, segments, threads_for
 from rnnkernels._tuning import AFFINE_BLOCK_ROWS, AFFINE_PART_PANELS, BACKWARD_CHUNK_ROWS
 from rnnkernels.kernels import affine as kernels
@@ -123,8 +132,10 @@ def _multiply_rows(
     flops = 2 * depth * out.shape[1]
     threads = threads_for(rows * flops, -(-rows // AFFINE_BLOCK_ROWS), num_threads)
     edge = aligned_empty((threads, AFFINE_BLOCK_ROWS * panel_columns(1, x.dtype)), x.dtype)
-    with Team(threads) as team:
-        (panels,) = pack(team, packing, (w,), 1, [panels_shape(depth, out.shape[1], x.dtype)])
+    with Team(threads, (packing.__name__, x.shape, out.shape[1], x.dtype)) as team:
+        shape = panels_shape(depth, out.shape[1], x.dtype)
+        (packed,) = pack(team, packing, (w,), 1, [[Panels(0, 1, shape)]])
+        panels = packed.reshape(shape)
         for begin, end in segments(rows, flops):
             team.run(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS))
 
@@ -202,7 +213,7 @@ def temporal_affine_backward(
         aligned_empty((threads, unit_columns(D, dtype), row_stride(block, dtype)), dtype),
         aligned_empty((threads, block * layout.PANELS_AT_ONCE * panel_columns(1, dtype)), dtype),
     )
-    with Team(threads) as team:
+    with Team(threads, ("temporal_affine_backward", N * T, D, M, dtype)) as team:
         for begin, end in reversed(list(segments(N * T, 2 * D * M))):
             data = (x, dout, *sums, *scratch, zeros)
             team.run(kernels.affine_accumulate, data, (begin, end, block, parts))

@@ -95,7 +95,7 @@ def word_embedding_forward(
         check_index_range("x", x, V, "V")
         words, rows = x.reshape(count), out.reshape(count, D)
         threads = threads_for(count * D, -(-count // EMBEDDING_PART_ROWS), num_threads)
-        with Team(threads) as team:
+        with Team(threads, ("word_embedding_forward", count, D, V, W.dtype)) as team:
             for begin, end in segments(count, D):
                 parts = -(-(end - begin) // EMBEDDING_PART_ROWS)
                 data = for_kernels(words), for_kernels(W), rows
@@ -158,7 +158,7 @@ def word_embedding_backward(
     check_index_range("cache.x", x, V, "V")
     vectors = panel_columns(D, dW.dtype) // panel_columns(1, dW.dtype)
     threads = threads_for(count * D, vectors, num_threads)
-    with Team(threads) as team:
+    with Team(threads, ("word_embedding_backward", count, D, V, dW.dtype)) as team:
         for begin, end in segments(count, D):
             data = for_kernels(words), for_kernels(rows), dW
             team.run(kernels.word_embedding_scatter, data, (begin, end, threads))

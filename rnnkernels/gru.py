@@ -8,14 +8,10 @@ from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
 from rnnkernels._recorder import profiled
 from rnnkernels._results import ForwardResult, GRUState, SequenceGradients, StepGradients
-from rnnkernels.kernels.gru import CELL
+from rnnkernels.kernels.gru import CELL, RESET_BEFORE
 
 
-class GRUCache(RecurrentCache):
-    """What the backward pass of a GRU needs; see `RecurrentCache` for its fields."""
-
-    cell = CELL
-
+class _GatesByName(RecurrentCache):
     @property
     def r(self) -> np.ndarray:
         """Reset gate of shape (N, T, H), a copy."""
@@ -37,7 +33,29 @@ class GRUCache(RecurrentCache):
         return self._tracked()
 
 
+class GRUCache(_GatesByName):
+    """What the backward pass of a GRU needs; see `RecurrentCache` for its fields."""
+
+    cell = CELL
+
+
+class GRUResetBeforeCache(_GatesByName):
+    """The same for a GRU whose reset gate acts before the product."""
+
+    cell = RESET_BEFORE
+
+
 FAMILY = _recurrent.family(CELL, GRUCache, GRUState)
+RESET_BEFORE_FAMILY = _recurrent.family(RESET_BEFORE, GRUResetBeforeCache, GRUState)
+
+
+def family(reset_after: bool) -> _recurrent.Family:
+    """Where the reset gate acts."""
+    return FAMILY if reset_after else RESET_BEFORE_FAMILY
+
+
+def _family_of(cache: Any) -> _recurrent.Family:
+    return family(not isinstance(cache, GRUResetBeforeCache))
 
 
 @profiled
@@ -49,9 +67,10 @@ def gru_forward(
     b: Any,
     *,
     bh: Any = None,
+    reset_after: bool = True,
     keep_cache: bool = True,
     num_threads: int | None = None,
-) -> ForwardResult[GRUCache | None, GRUState]:
+) -> ForwardResult[GRUCache | GRUResetBeforeCache | None, GRUState]:
     """Run a GRU over whole sequences.
 
     Parameters
@@ -68,6 +87,9 @@ def gru_forward(
         Bias of the input, same order.
     bh : array_like of shape (3H,), optional
         Bias of the hidden state, same order; zero without it.
+    reset_after : bool, default True
+        Whether the reset gate acts after the product with Wh (PyTorch, cuDNN, Keras) or before it (the original paper,
+        ONNX unless ``linear_before_reset=1``).
     keep_cache : bool, default True
         Whether to keep what `gru_backward` needs. Without it, memory beyond `h` does not grow with T.
     num_threads : int, optional
@@ -102,7 +124,11 @@ def gru_forward(
         n    = tanh(b_n + x[t] @ Wx_n + r * (bh_n + h[t-1] @ Wh_n))
         h[t] = (1 - z) * n + z * h[t-1]
 
-    This is the GRU of cuDNN, PyTorch and Keras, in which r acts after the product. The bits of h depend neither on the
+    or, where r acts before the product::
+
+        n    = tanh(b_n + x[t] @ Wx_n + bh_n + (r * h[t-1]) @ Wh_n)
+
+    The bits of h depend neither on the
     other sequences nor on how the steps are divided among calls.
 
     References
@@ -119,12 +145,12 @@ def gru_forward(
     array([[[0.2048],
             [0.3468]]])
     """
-    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, (b, bh), keep_cache, num_threads)
+    return _recurrent.forward(family(reset_after), x, (h0,), Wx, Wh, (b, bh), keep_cache, num_threads)
 
 
 @profiled
 def gru_backward(
-    dh: Any, cache: GRUCache | None, *, dstate: Any = None, num_threads: int | None = None
+    dh: Any, cache: GRUCache | GRUResetBeforeCache | None, *, dstate: Any = None, num_threads: int | None = None
 ) -> SequenceGradients:
     """Propagate gradients back through a GRU over whole sequences.
 
@@ -172,6 +198,15 @@ def gru_backward(
         dm      = dz_r, dz_z, dz_n * r
         dh[t-1] = dh[t-1] + dh[t] * z + dm @ Wh.T
 
+    or, where r acts before the product, with q = r * h[t-1]::
+
+        dq      = dz_n @ Wh_n.T
+        dz_r    = dq * h[t-1] * r * (1 - r)
+        dm      = dz_r, dz_z, dz_n
+        dh[t-1] = dh[t-1] + dh[t] * z + dq * r + dm_rz @ Wh_rz.T,   dWh_n = sum q.T @ dm_n[t]
+
+    and in both cases::
+
         dx = dz @ Wx.T,   dWx = sum x[t].T @ dz[t],   dWh = sum h[t-1].T @ dm[t],   db = sum dz[t],   dbh = sum dm[t]
 
     References
@@ -188,7 +223,7 @@ def gru_backward(
     >>> gradients.db.round(4), gradients.dbh.round(4)
     (array([ 0.0027, -0.3669,  0.2698]), array([ 0.0027, -0.3669,  0.2002]))
     """
-    return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
+    return _recurrent.backward(_family_of(cache), dh, cache, dstate, num_threads)
 
 
 @profiled
@@ -200,9 +235,10 @@ def gru_step_forward(
     b: Any,
     *,
     bh: Any = None,
+    reset_after: bool = True,
     keep_cache: bool = True,
     num_threads: int | None = None,
-) -> tuple[np.ndarray, GRUCache | None]:
+) -> tuple[np.ndarray, GRUCache | GRUResetBeforeCache | None]:
     """Advance a GRU by one step.
 
     Parameters
@@ -220,6 +256,9 @@ def gru_step_forward(
         Bias of the input, same order.
     bh : array_like of shape (3H,), optional
         Bias of the hidden state, same order; zero without it.
+    reset_after : bool, default True
+        Whether the reset gate acts after the product with Wh (PyTorch, cuDNN, Keras) or before it (the original paper,
+        ONNX unless ``linear_before_reset=1``).
     keep_cache : bool, default True
         Whether to keep what `gru_step_backward` needs.
     num_threads : int, optional
@@ -257,12 +296,15 @@ def gru_step_forward(
     array([[0.2048]])
     """
     biases = (b, bh)
-    next_h, cache = _recurrent.step_forward(FAMILY, x, (prev_h,), Wx, Wh, biases, keep_cache, num_threads)
+    cell = family(reset_after)
+    next_h, cache = _recurrent.step_forward(cell, x, (prev_h,), Wx, Wh, biases, keep_cache, num_threads)
     return next_h, cache
 
 
 @profiled
-def gru_step_backward(dnext_h: Any, cache: GRUCache | None, *, num_threads: int | None = None) -> StepGradients:
+def gru_step_backward(
+    dnext_h: Any, cache: GRUCache | GRUResetBeforeCache | None, *, num_threads: int | None = None
+) -> StepGradients:
     """Propagate a gradient back through one step of a GRU.
 
     Parameters
@@ -305,5 +347,5 @@ def gru_step_backward(dnext_h: Any, cache: GRUCache | None, *, num_threads: int 
     >>> gradients.dprev_h.round(4)
     array([[0.6639]])
     """
-    gradients = _recurrent.step_backward(FAMILY, ("dnext_h",), (dnext_h,), cache, num_threads)
+    gradients = _recurrent.step_backward(_family_of(cache), ("dnext_h",), (dnext_h,), cache, num_threads)
     return _recurrent.step_gradients(*gradients)

@@ -14,7 +14,7 @@ from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream, Stream, open_
 class Layer:
     """What the layers of all cells share."""
 
-    _family: ClassVar[_recurrent.Family]
+    _family: _recurrent.Family
     _stream: ClassVar[type[Stream]]
 
     def __init__(self, Wx: Any, Wh: Any, b: Any) -> None:
@@ -24,7 +24,9 @@ class Layer:
         self._packed = PackedWeights(self._family.cell, Wx, Wh, biases)
 
     @classmethod
-    def create(cls, D: int, H: int, *, dtype: Any = np.float32, rng: np.random.Generator | None = None) -> Any:
+    def create(
+        cls, D: int, H: int, *, dtype: Any = np.float32, rng: np.random.Generator | None = None, **options: Any
+    ) -> Any:
         """Make a layer with random weights, uniform in -1 / sqrt(H) .. 1 / sqrt(H), as PyTorch does.
 
         Parameters
@@ -35,6 +37,8 @@ class Layer:
             float32 or float64.
         rng : numpy.random.Generator, optional
             Where the numbers come from; a new one without it.
+        **options
+            Other arguments of the class that are no weights.
 
         Returns
         -------
@@ -52,7 +56,7 @@ class Layer:
         columns = len(cell.gates) * H
         shapes = (D, columns), (H, columns), *[(columns,) for _ in cell.biases]
         weights = [rng.uniform(-bound, bound, shape).astype(dtype) for shape in shapes]
-        return cls(*weights[:3], **dict(zip(cell.biases[1:], weights[3:], strict=True)))
+        return cls(*weights[:3], **dict(zip(cell.biases[1:], weights[3:], strict=True)), **options)
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -218,7 +222,8 @@ class Layer:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the weights: packed ones differ from host to host."""
         Wx, Wh, b, *others = self._packed.parameters.values()
-        return _made, (type(self), Wx, Wh, b, dict(zip(self._family.cell.biases[1:], others, strict=True)))
+        cell = self._family.cell
+        return _made, (type(self), Wx, Wh, b, {**dict(zip(cell.biases[1:], others, strict=True)), **dict(cell.options)})
 
 
 def _made(kind: type[Layer], Wx: Any, Wh: Any, b: Any, others: dict[str, Any]) -> Layer:
@@ -287,6 +292,8 @@ class GRU(Layer):
         Bias of the input, same order.
     bh : array_like of shape (3H,), optional
         Bias of the hidden state, same order; zero without it.
+    reset_after : bool, default True
+        Whether the reset gate acts after the product with Wh, see `gru_forward`.
 
     Raises
     ------
@@ -313,7 +320,8 @@ class GRU(Layer):
     _family = gru.FAMILY
     _stream = GRUStream
 
-    def __init__(self, Wx: Any, Wh: Any, b: Any, *, bh: Any = None) -> None:
+    def __init__(self, Wx: Any, Wh: Any, b: Any, *, bh: Any = None, reset_after: bool = True) -> None:
+        self._family = gru.family(reset_after)
         self._take(Wx, Wh, {"b": b, "bh": bh})
 
 

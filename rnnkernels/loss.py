@@ -101,7 +101,7 @@ def temporal_softmax_loss(
         data = for_kernels(rows), for_kernels(labels), for_kernels(weights), max(N, 1), gradient
         threads = threads_for(N * T * flops, -(-N * T // LOSS_BLOCK_ROWS), num_threads)
         total = 0.0
-        with Team(threads) as team:
+        with Team(threads, ("temporal_softmax_loss", N * T, V, x.dtype)) as team:
             for begin, end in segments(N * T, flops):
                 sums = empty((-(-(end - begin) // LOSS_BLOCK_ROWS),), np.dtype(np.float64))
                 team.run(kernels.softmax_loss, (*data, sums), (begin, end, LOSS_BLOCK_ROWS))

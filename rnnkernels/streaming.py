@@ -10,8 +10,9 @@ from rnnkernels._memory import aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
 from rnnkernels._threads import segments
 from rnnkernels.kernels import passes, simd
-from rnnkernels.kernels.cell import Cell
+from rnnkernels.kernels.cell import cells
 from rnnkernels.kernels.gru import CELL as GRU
+from rnnkernels.kernels.gru import RESET_BEFORE
 from rnnkernels.kernels.lstm import CELL as LSTM
 from rnnkernels.kernels.rnn import CELL as RNN
 
@@ -21,16 +22,14 @@ class Stream:
 
     __slots__ = ("_batch", "_dtype", "_h_shape", "_kernel", "_memory", "_states", "_weights", "_x_shape", "packed")
 
-    _cell: Cell
-
     def _open(self, packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> None:
         """Take a state beside packed weights, with room for scratch in one array; `_states` are views of it."""
-        cell, self._dtype, D, H = self._cell, packed.dtype, packed.D, packed.H
+        cell, self._dtype, D, H = packed.cell, packed.dtype, packed.D, packed.H
         checked, N = check_states(tuple(states), tuple(states.values()), batch_size, H, self._dtype)
         self.packed, self._weights, self._batch = packed, packed.flat, N
         self._x_shape, self._h_shape = (N, D), (N, H)
         lanes, units = simd.lanes_of(self._dtype), _sequence.unit_columns(H, self._dtype)
-        shape = N, D, H, len(cell.gates), len(cell.biases), len(cell.tape), lanes
+        shape = N, D, H, len(cell.gates), cell.late, len(cell.biases), len(cell.tape), lanes
         _, _, base, at, end = passes.stream_regions(*shape)
         self._memory = aligned_zeros((end,), self._dtype)
         self._kernel = cell.machine_code("stream", self._dtype) if N * H > 0 else _do_nothing
@@ -43,7 +42,8 @@ class Stream:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the arguments that make the same stream: packed weights differ from host to host."""
-        return _reopened, (type(self), self.packed.parameters, {name: s.copy() for name, s in self._states.items()})
+        states = {name: state.copy() for name, state in self._states.items()}
+        return _reopened, (type(self), self.packed.cell.key, self.packed.parameters, states)
 
     def __repr__(self) -> str:
         N, D = self._x_shape
@@ -126,7 +126,7 @@ class Stream:
             if np.may_share_memory(x, out) and not (D == H and x.ctypes.data == out.ctypes.data):
                 x = x.copy()  # steps would overwrite inputs that are still to come
         rows, h = x.reshape(N * T, D), out.reshape(N * T, H)
-        flops = _sequence.step_flops(_sequence.Sizes(N, 1, D, H), self._cell)
+        flops = _sequence.step_flops(_sequence.Sizes(N, 1, D, H), self.packed.cell)
         for begin, end in segments(T if N * H > 0 else 0, flops):
             self._kernel(rows, self._weights, self._memory, h, N, begin, end)
         return out
@@ -144,10 +144,10 @@ def _do_nothing(*_: Any) -> None:
     """Kernel of a stream that has no element."""
 
 
-def _reopened(kind: type[Stream], parameters: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> Stream:
+def _reopened(kind: type[Stream], key: str, parameters: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> Stream:
     Wx, Wh, *biases = parameters.values()
-    named = dict(zip(kind._cell.biases, biases, strict=True))
-    return open_stream(kind, PackedWeights(kind._cell, Wx, Wh, named), states, None)
+    named = dict(zip(cells[key].biases, biases, strict=True))
+    return open_stream(kind, PackedWeights(cells[key], Wx, Wh, named), states, None)
 
 
 def open_stream(kind: type[Stream], packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> Any:
@@ -200,8 +200,6 @@ class RNNStream(Stream):
     """
 
     __slots__ = ()
-
-    _cell = RNN
 
     def __init__(self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, batch_size: int | None = None) -> None:
         self._open(PackedWeights(RNN, Wx, Wh, {"b": b}), {"h0": h0}, batch_size)
@@ -279,8 +277,6 @@ class LSTMStream(Stream):
 
     __slots__ = ()
 
-    _cell = LSTM
-
     def __init__(
         self, Wx: Any, Wh: Any, b: Any, h0: Any = None, c0: Any = None, *, batch_size: int | None = None
     ) -> None:
@@ -324,6 +320,8 @@ class GRUStream(Stream):
         Hidden state before the first step; zero without it.
     bh : array_like of shape (3H,), optional
         Bias of the hidden state, same order; zero without it.
+    reset_after : bool, default True
+        Whether the reset gate acts after the product with Wh, see `gru_forward`.
     batch_size : int, optional
         Sequences N that go side by side; without it as many as `h0` has, or one.
 
@@ -353,12 +351,19 @@ class GRUStream(Stream):
 
     __slots__ = ()
 
-    _cell = GRU
-
     def __init__(
-        self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, bh: Any = None, batch_size: int | None = None
+        self,
+        Wx: Any,
+        Wh: Any,
+        b: Any,
+        h0: Any = None,
+        *,
+        bh: Any = None,
+        reset_after: bool = True,
+        batch_size: int | None = None,
     ) -> None:
-        self._open(PackedWeights(GRU, Wx, Wh, {"b": b, "bh": bh}), {"h0": h0}, batch_size)
+        cell = GRU if reset_after else RESET_BEFORE
+        self._open(PackedWeights(cell, Wx, Wh, {"b": b, "bh": bh}), {"h0": h0}, batch_size)
 
     def reset(self, h0: Any = None, *, rows: Any = None) -> None:
         """Begin anew.

@@ -25,6 +25,7 @@ def guarded_memory(monkeypatch):
     monkeypatch.setattr(_memory, "SMALL_SCRATCH", 0)  # scratch that is kept would hold what calls before have left
     monkeypatch.setattr(_sequence, "MOST_PLANS", 0)  # tests change what plans depend on
     monkeypatch.setattr(_sequence, "plans", {})
+    monkeypatch.setattr(_threads, "MOST_PACES", 0)  # whether a team forms would depend on how fast it was before
     modules = [module for name, module in sys.modules.items() if name.startswith("rnnkernels")]
     for name in ("empty", "aligned_empty"):
         allocate = getattr(_memory, name)

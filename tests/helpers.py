@@ -1,16 +1,33 @@
 """What the tests share: problems, finite differences, and a comparison with an error bound."""
 
+import functools
 import math
 
 import numpy as np
 
+from rnnkernels.kernels.cell import cells
+
 DTYPES = [np.float32, np.float64]
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+GATES = {key: len(cell.gates) for key, cell in cells.items()}
 
 # Rounding errors of one step, in units of eps times the size of the result: sums of up to a few hundred terms of random
 # sign (some sqrt(n) eps), activations (2 ulp), and what the recurrence carries on. All tests pass with 20 too; a wrong
 # term, sign or index shows as 1 / eps.
 TOLERANCE_EPS = 100
+
+
+def function(module, key, way):
+    """A cell's function of `module`, such as `rnnkernels.gru_forward`, with the arguments that ask for the variant."""
+    cell = cells[key]
+    found = getattr(module, f"{cell.name}_{way}")
+    return functools.partial(found, **dict(cell.options)) if cell.options and way.endswith("forward") else found
+
+
+def kind(module, key, suffix=""):
+    """The class of a cell, such as `rnnkernels.GRU` or `rnnkernels.GRUStream`, likewise."""
+    cell = cells[key]
+    found = getattr(module, f"{cell.name.upper()}{suffix}")
+    return functools.partial(found, **dict(cell.options)) if cell.options else found
 
 
 def make_arguments(rng, gates, N, T, D, H, dtype):

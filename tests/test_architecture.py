@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import GATES, function, kind
 
 import rnnkernels
 from rnnkernels import kernels, reference
@@ -110,16 +111,16 @@ def test_public_names__differ_and_exist():
 def test_kernels__compile_once_per_dtype():
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
-        for cell, gates in (("rnn", 1), ("lstm", 4), ("gru", 3)):
+        for cell, gates in GATES.items():
             for N, T in ((1, 1), (3, 2), (2, 0)):
                 shapes = (N, T, 3), (N, 4), (3, gates * 4), (4, gates * 4), (gates * 4,)
                 args = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
                 for array in args:
                     array.setflags(write=False)
-                h, cache = getattr(rnnkernels, f"{cell}_forward")(*args)
-                getattr(rnnkernels, f"{cell}_forward")(*args, keep_cache=False)
-                getattr(rnnkernels, f"{cell}_backward")(h, cache)
-                stream = getattr(rnnkernels, f"{cell.upper()}Stream")(*args[2:], args[1])
+                h, cache = function(rnnkernels, cell, "forward")(*args)
+                function(rnnkernels, cell, "forward")(*args, keep_cache=False)
+                function(rnnkernels, cell, "backward")(h, cache)
+                stream = kind(rnnkernels, cell, "Stream")(*args[2:], args[1])
                 stream.steps(args[0])
                 stream.step(args[1][:, :3])
                 scores, cache = rnnkernels.temporal_affine_forward(h, args[3], args[4])
@@ -131,9 +132,9 @@ def test_kernels__compile_once_per_dtype():
                 rnnkernels.sigmoid(args[0])
     counts = {}
     for module in pkgutil.iter_modules(kernels.__path__):
-        for name, function in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).items():
-            if hasattr(function, "signatures") and not function.targetoptions.get("forceinline"):
-                counts[name] = len(function.signatures)
+        for name, found in vars(importlib.import_module(f"{kernels.__name__}.{module.name}")).items():
+            if hasattr(found, "signatures") and not found.targetoptions.get("forceinline"):
+                counts[name] = len(found.signatures)
     for cell in cells.values():
         for kernel in (cell.forward, cell.backward, cell.stream):
             counts[kernel.__name__] = len(kernel.signatures)

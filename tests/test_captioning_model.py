@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import GATES, assert_close, numerical_gradient
+from helpers import GATES, assert_close, function, numerical_gradient
 
 import rnnkernels
 from rnnkernels import reference
@@ -25,11 +25,11 @@ def make_model(rng, gates, V, D, H, dtype):
 def loss_and_gradients(layers, cell, model, h0, words_in, words_out, mask):
     """Loss of a captioning model, and its gradients with respect to the parameters and h0."""
     x, embed_cache = layers.word_embedding_forward(words_in, model["W_embed"])
-    h, cell_cache = getattr(layers, f"{cell}_forward")(x, h0, model["Wx"], model["Wh"], model["b"])
+    h, cell_cache = function(layers, cell, "forward")(x, h0, model["Wx"], model["Wh"], model["b"])
     scores, affine_cache = layers.temporal_affine_forward(h, model["W_vocab"], model["b_vocab"])
     loss, dscores = layers.temporal_softmax_loss(scores, words_out, mask)
     dh, dW_vocab, db_vocab = layers.temporal_affine_backward(dscores, affine_cache)
-    dx, dh0, dWx, dWh, db = getattr(layers, f"{cell}_backward")(dh, cell_cache)
+    dx, dh0, dWx, dWh, db = function(layers, cell, "backward")(dh, cell_cache)
     dW_embed = layers.word_embedding_backward(dx, embed_cache)
     gradients = {"W_embed": dW_embed, "Wx": dWx, "Wh": dWh, "b": db, "W_vocab": dW_vocab, "b_vocab": db_vocab}
     return loss, gradients, dh0
@@ -67,7 +67,7 @@ def test_captioning_model__of_real_size_matches_reference(rng, cell):
 
 
 def test_captioning_model__learns(rng):
-    """A few steps of plain gradient descent on one minibatch bring the loss down, in both cells and dtypes."""
+    """A few steps of plain gradient descent on one minibatch bring the loss down, in all cells and dtypes."""
     words = rng.integers(1, 11, (4, 7))
     for cell, gates in GATES.items():
         for dtype in (np.float32, np.float64):

@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from helpers import GATES, make_arguments
+from helpers import GATES, function, make_arguments
 
 import rnnkernels
+from rnnkernels.kernels.cell import cells
 
-SEQUENCES = {cell: (getattr(rnnkernels, f"{cell}_forward"), gates) for cell, gates in GATES.items()}
+SEQUENCES = {cell: (function(rnnkernels, cell, "forward"), gates) for cell, gates in GATES.items()}
 NAMES = ("x", "h0", "Wx", "Wh", "b")
 
 
@@ -138,8 +139,8 @@ def test_step_backward__rejects_the_cache_of_a_sequence(rng, cell, steps):
     forward, gates = SEQUENCES[cell]
     _, cache = forward(*make_arguments(rng, gates, 2, steps, 4, 5, np.float32))
     gradients = [np.zeros((2, 5), np.float32)] * (2 if cell == "lstm" else 1)
-    with pytest.raises((TypeError, ValueError), match=f"`cache` .*{cell}_step_forward"):
-        getattr(rnnkernels, f"{cell}_step_backward")(*gradients, cache)
+    with pytest.raises((TypeError, ValueError), match=f"`cache` .*{cells[cell].name}_step_forward"):
+        function(rnnkernels, cell, "step_backward")(*gradients, cache)
 
 
 @pytest.mark.parametrize("index", [-1, 4, 10**15, -(10**15)])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import DTYPES, GATES, make_arguments
+from helpers import DTYPES, GATES, function, make_arguments
 
 import rnnkernels
 from rnnkernels import profiling
@@ -15,7 +15,7 @@ def test_explanation__is_what_a_profile_then_shows(rng, cell, dtype, training, D
     N, T = 3, 2000
     told = rnnkernels.explain(N, T, D, H, cell=cell, dtype=dtype, training=training, num_threads=1)
     arguments = make_arguments(rng, GATES[cell], N, T, D, H, dtype)
-    forward, backward = (getattr(rnnkernels, f"{cell}_{way}") for way in ("forward", "backward"))
+    forward, backward = (function(rnnkernels, cell, way) for way in ("forward", "backward"))
     for memory in (False, True):  # the first profile loads machine code, which takes memory too
         with profiling.profile(memory=memory) as profile:
             h, cache = forward(*arguments, keep_cache=training, num_threads=1)

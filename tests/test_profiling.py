@@ -7,7 +7,7 @@ import threading
 import numba
 import numpy as np
 import pytest
-from helpers import GATES, assert_same_bits, make_arguments
+from helpers import GATES, assert_same_bits, function, make_arguments
 
 import rnnkernels
 from rnnkernels import _recorder, _sequence, activations, profiling
@@ -20,8 +20,8 @@ def cell(request):
 
 
 def run(cell, arguments, **options):
-    h, cache = getattr(rnnkernels, f"{cell}_forward")(*arguments, **options)
-    return h, cache, getattr(rnnkernels, f"{cell}_backward")(h, cache, **options)
+    h, cache = function(rnnkernels, cell, "forward")(*arguments, **options)
+    return h, cache, function(rnnkernels, cell, "backward")(h, cache, **options)
 
 
 def test_profile__divides_the_whole_time_of_a_call(rng, cell):

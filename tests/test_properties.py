@@ -5,14 +5,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import DTYPES, GATES, assert_close, assert_same_bits, exact, make_arguments
+from helpers import DTYPES, GATES, assert_close, assert_same_bits, exact, function, make_arguments
 
 import rnnkernels
 from rnnkernels import _threads, _tuning, reference
 
 
 def functions(cell):
-    return getattr(rnnkernels, f"{cell}_forward"), getattr(rnnkernels, f"{cell}_backward")
+    return function(rnnkernels, cell, "forward"), function(rnnkernels, cell, "backward")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -212,11 +212,11 @@ def test_inputs_and_caches__are_not_changed_by_any_function(rng, dtype):
     words, mask = rng.integers(0, 19, (3, 7)), rng.random((3, 7))
     for cell, gates in GATES.items():
         x, h0, Wx, Wh, b = make_arguments(rng, gates, 3, 7, 5, 19, dtype)
-        h, cache = call(getattr(rnnkernels, f"{cell}_forward"), x, h0, Wx, Wh, b)
-        call(getattr(rnnkernels, f"{cell}_backward"), h, cache)
+        h, cache = call(function(rnnkernels, cell, "forward"), x, h0, Wx, Wh, b)
+        call(function(rnnkernels, cell, "backward"), h, cache)
         states = (h0, h[:, 0]) if cell == "lstm" else (h0,)
-        *states, cache = call(getattr(rnnkernels, f"{cell}_step_forward"), x[:, 0], *states, Wx, Wh, b)
-        call(getattr(rnnkernels, f"{cell}_step_backward"), *states, cache)
+        *states, cache = call(function(rnnkernels, cell, "step_forward"), x[:, 0], *states, Wx, Wh, b)
+        call(function(rnnkernels, cell, "step_backward"), *states, cache)
     out, cache = call(rnnkernels.temporal_affine_forward, x, Wx, b)
     call(rnnkernels.temporal_affine_backward, out, cache)
     call(rnnkernels.temporal_softmax_loss, out, words, mask)
@@ -347,8 +347,8 @@ def test_non_finite_input__propagates_as_in_numpy(rng, cell, dtype, number, hidd
     h, cache = forward(*args)
     dh = rng.standard_normal(h.shape).astype(dtype)
     with np.errstate(invalid="ignore"):
-        expected_h, tape = getattr(reference, f"{cell}_forward")(*exact(args))
-        expected = getattr(reference, f"{cell}_backward")(*exact([dh]), tape)
+        expected_h, tape = function(reference, cell, "forward")(*exact(args))
+        expected = function(reference, cell, "backward")(*exact([dh]), tape)
     for got, want in zip((h, *backward(dh, cache)), (expected_h, *expected), strict=True):
         assert_same_but_for_rounding(got, want)
 
@@ -365,8 +365,8 @@ def test_non_finite_gradient__propagates_as_in_numpy(rng, cell, dtype, number, h
     dh = rng.standard_normal(h.shape).astype(dtype)
     dh[1, 3, 2] = number
     with np.errstate(invalid="ignore"):
-        _, tape = getattr(reference, f"{cell}_forward")(*exact(args))
-        expected = getattr(reference, f"{cell}_backward")(*exact([dh]), tape)
+        _, tape = function(reference, cell, "forward")(*exact(args))
+        expected = function(reference, cell, "backward")(*exact([dh]), tape)
     for got, want in zip(backward(dh, cache), expected, strict=True):
         assert_same_but_for_rounding(got, want)
 

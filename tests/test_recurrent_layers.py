@@ -5,16 +5,17 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import DTYPES, GATES, assert_same_bits, make_arguments
+from helpers import DTYPES, GATES, assert_same_bits, function, kind, make_arguments
 
 import rnnkernels
+from rnnkernels.kernels.cell import cells
 
-KINDS = {cell: getattr(rnnkernels, cell.upper()) for cell in GATES}
+KINDS = {cell: kind(rnnkernels, cell) for cell in GATES}
 
 
 def make_layer(rng, cell, D, H, dtype):
     x, h0, *weights = make_arguments(rng, GATES[cell], 3, 7, D, H, dtype)
-    options = {"bh": rng.standard_normal(3 * H).astype(dtype)} if cell == "gru" else {}
+    options = {"bh": rng.standard_normal(3 * H).astype(dtype)} if cells[cell].name == "gru" else {}
     return KINDS[cell](*weights, **options), x, h0, weights, options
 
 
@@ -24,19 +25,19 @@ def make_layer(rng, cell, D, H, dtype):
 def test_layer__has_the_bits_of_the_functions(rng, cell, sizes, dtype):
     layer, x, h0, weights, options = make_layer(rng, cell, *sizes, dtype)
     result = layer.forward(x, h0)
-    expected = getattr(rnnkernels, f"{cell}_forward")(x, h0, *weights, **options)
+    expected = function(rnnkernels, cell, "forward")(x, h0, *weights, **options)
     assert_same_bits(result.h, expected.h)
     for got, want in zip(result.state, expected.state, strict=True):
         assert_same_bits(got, want)
     assert_same_bits(layer.forward(x, h0, keep_cache=False).h, expected.h)
     dh = rng.standard_normal(result.h.shape).astype(dtype)
-    gradients = getattr(rnnkernels, f"{cell}_backward")(dh, expected.cache, dstate=result.state)
+    gradients = function(rnnkernels, cell, "backward")(dh, expected.cache, dstate=result.state)
     found = layer.backward(dh, result.cache, dstate=result.state)
     dx, named = found
     assert list(named) == list(layer.parameters)
     for got, want in zip((dx, found.dh0, *named.values()), gradients, strict=False):
         assert_same_bits(got, want)
-    if cell == "gru":
+    if cells[cell].name == "gru":
         assert_same_bits(named["bh"], gradients.dbh)
     if cell == "lstm":
         assert_same_bits(found.dc0, gradients.dc0)
@@ -106,12 +107,13 @@ def test_copy__of_a_layer_is_the_same_layer(rng, cell, duplicate):
 
 @pytest.mark.parametrize("cell", KINDS)
 def test_create__makes_a_layer_of_random_weights(rng, cell):
-    layer = KINDS[cell].create(3, 16, rng=rng)
+    create = getattr(rnnkernels, cells[cell].name.upper()).create
+    layer = create(3, 16, rng=rng, **dict(cells[cell].options))
     assert layer.dtype == np.float32
     assert {name: len(values) for name, values in layer.parameters.items()}["Wx"] == 3
     assert all(0 < np.abs(values).max() <= 0.25 for values in layer.parameters.values())
     with pytest.raises(ValueError, match="`H` must be at least 1"):
-        KINDS[cell].create(3, 0)
+        create(3, 0)
 
 
 def test_layer__computes_in_its_own_dtype(rng):
@@ -121,7 +123,7 @@ def test_layer__computes_in_its_own_dtype(rng):
 
 @pytest.mark.parametrize("cell", GATES)
 def test_cache__that_was_tampered_with_is_refused(rng, cell):
-    forward, backward = (getattr(rnnkernels, f"{cell}_{way}") for way in ("forward", "backward"))
+    forward, backward = (function(rnnkernels, cell, way) for way in ("forward", "backward"))
     h, cache = forward(*make_arguments(rng, GATES[cell], 2, 3, 4, 5, np.float32))
     longer = np.zeros((2, 9, 4), np.float32)
     for change in (
@@ -132,7 +134,7 @@ def test_cache__that_was_tampered_with_is_refused(rng, cell):
         {"h0": cache.h0.astype(np.float64)},
         {"x": None},
     ):
-        with pytest.raises(ValueError, match=rf"`cache` must be as {cell}_forward left it"):
+        with pytest.raises(ValueError, match=rf"`cache` must be as {cells[cell].name}_forward left it"):
             backward(h, cache._replace(**change))
     cache.x.resize((2, 1, 4), refcheck=False)
     with pytest.raises(ValueError, match="`cache` must be as"):
@@ -141,7 +143,7 @@ def test_cache__that_was_tampered_with_is_refused(rng, cell):
 
 @pytest.mark.parametrize("cell", GATES)
 def test_cache__in_a_pickle_has_the_natural_order_and_serves_again(rng, cell):
-    forward, backward = (getattr(rnnkernels, f"{cell}_{way}") for way in ("forward", "backward"))
+    forward, backward = (function(rnnkernels, cell, way) for way in ("forward", "backward"))
     h, cache = forward(*make_arguments(rng, GATES[cell], 2, 3, 4, 5, np.float32))
     _, arguments, _ = cache.__reduce__()
     assert arguments[5].shape == (3, 2, len(cache.cell.tape), 5)

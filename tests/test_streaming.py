@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from helpers import DTYPES, GATES, assert_same_bits, make_arguments
+from helpers import DTYPES, GATES, assert_same_bits, function, kind, make_arguments
 
 import rnnkernels
 from rnnkernels import _threads
@@ -25,11 +25,11 @@ SIZES = [  # N, T, D, H
 
 
 def make_stream(cell, weights, *states, **options):
-    return getattr(rnnkernels, f"{cell.upper()}Stream")(*weights, *states, **options)
+    return kind(rnnkernels, cell, "Stream")(*weights, *states, **options)
 
 
 def forward(cell, *arguments):
-    return getattr(rnnkernels, f"{cell}_forward")(*arguments)
+    return function(rnnkernels, cell, "forward")(*arguments)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -13,6 +13,7 @@ import weakref
 import numpy as np
 import pytest
 from conftest import wait_until, wait_until_awake
+from helpers import GATES, function
 from numba import njit
 
 import rnnkernels
@@ -20,8 +21,6 @@ from rnnkernels import _sequence, _threads, _tuning
 from rnnkernels._checks import Sizes
 from rnnkernels.kernels import team as kernels
 from rnnkernels.kernels.trace import read_clock
-
-CELLS = {"lstm": 4, "rnn": 1, "gru": 3}
 
 
 @pytest.fixture
@@ -37,9 +36,9 @@ def arguments(rng, gates, N, T, D, H, dtype):
 
 
 def run(cell, call, dh, num_threads):
-    h, cache = getattr(rnnkernels, f"{cell}_forward")(*call, num_threads=num_threads)
-    inference, _ = getattr(rnnkernels, f"{cell}_forward")(*call, num_threads=num_threads, keep_cache=False)
-    return h, inference, *getattr(rnnkernels, f"{cell}_backward")(dh, cache, num_threads=num_threads)
+    h, cache = function(rnnkernels, cell, "forward")(*call, num_threads=num_threads)
+    inference, _ = function(rnnkernels, cell, "forward")(*call, num_threads=num_threads, keep_cache=False)
+    return h, inference, *function(rnnkernels, cell, "backward")(dh, cache, num_threads=num_threads)
 
 
 def assert_same_bits(left, right):
@@ -51,10 +50,10 @@ def assert_same_bits(left, right):
     "sizes", [(1, 300, 8, 33), (1, 700, 3, 64), (7, 61, 5, 41), (13, 40, 33, 83), (64, 9, 16, 128)]
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", GATES)
 def test_threads__do_not_change_a_bit(whole_teams, cell, dtype, sizes):
     rng = np.random.default_rng(0)
-    call = arguments(rng, CELLS[cell], *sizes, dtype)
+    call = arguments(rng, GATES[cell], *sizes, dtype)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(dtype)
     alone = run(cell, call, dh, 1)
     for num_threads in (2, 3, 4):
@@ -64,10 +63,10 @@ def test_threads__do_not_change_a_bit(whole_teams, cell, dtype, sizes):
 @pytest.mark.parametrize(
     ("sizes", "barriers"), [((1, 700, 3, 64), 1), ((1, 700, 3, 64), 270), ((7, 161, 5, 41), 60), ((64, 9, 16, 128), 5)]
 )
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", GATES)
 def test_teams_that_break_up__do_not_change_a_bit(break_up_teams, cell, sizes, barriers):
     rng = np.random.default_rng(0)
-    call = arguments(rng, CELLS[cell], *sizes, np.float32)
+    call = arguments(rng, GATES[cell], *sizes, np.float32)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(np.float32)
     alone = run(cell, call, dh, 1)
     break_up_teams(barriers)
@@ -79,35 +78,25 @@ def test_teams_that_break_up__do_not_change_a_bit(break_up_teams, cell, sizes, b
     assert leader > other > 0
 
 
+@njit
+def goes_on_alone(line, size, tick):
+    kernels.consider_breaking_up(line, 0, size, tick)
+    return kernels.is_broken_up(line, size, tick), kernels.is_broken_up(line, size, tick + 1)
+
+
 @pytest.mark.parametrize("size", [2, 4])
-def test_team__breaks_up_when_the_leader_would_be_faster_alone(size):
-    """The others come late to each barrier, by more than a leader spins for, and hardly anything is done between."""
-
-    @njit(nogil=True)
-    def meet(line, size, tick):
-        kernels.consider_breaking_up(line, 0, size, tick)
-        tick = kernels.wait_for_team(line, 0, size, tick)
-        return kernels.is_broken_up(line, size, tick)
-
-    line = board(size)
+@pytest.mark.parametrize(
+    ("waits", "worth", "expected"),
+    [(kernels.FORGIVEN_WAITS, 0.5, False), (kernels.FORGIVEN_WAITS + 1, 1.1, False), (1 << 40, 0.9, True)],
+)
+def test_team__breaks_up_when_the_leader_would_be_faster_alone(size, waits, worth, expected):
+    """The leader has worked for so long that `size` members would have done `worth` times what it can do alone."""
+    line, passed = board(size), 1 << 50
     line[kernels.FORGIVEN] = kernels.FORGIVEN_WAITS
-    assert [kernels.join_team(line) for _ in range(1, size)] == list(range(1, size))
-    assert kernels.close_team(line, 0) == size
-
-    def come_late(tick):
-        time.sleep(0.02)
-        for member in range(1, size):
-            line[kernels.BARRIERS + member * kernels.WORDS] = tick
-
-    broken = []
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        meet(np.zeros_like(line), 1, 0)  # compiles
-        line[kernels.BARRIERS + kernels.BEGAN] = read_clock()
-        for tick in range(1, kernels.FORGIVEN_WAITS + 3):
-            late = executor.submit(come_late, tick)
-            broken.append(meet(line, size, tick))
-            late.result()
-    assert broken == [False] * (kernels.FORGIVEN_WAITS + 1) + [True]
+    line[[kernels.BARRIERS + word for word in (kernels.BEGAN, kernels.LONG_WAITS, kernels.LOST)]] = (
+        read_clock() - passed, waits, passed * (1 - worth / size)
+    )  # fmt: skip
+    assert goes_on_alone(line, size, 7) == (False, expected)
 
 
 def board(size):
@@ -382,3 +371,58 @@ def test_long_call__is_interrupted_soon():
             print(time.perf_counter() - begin < 3)
     """
     assert in_fresh_process(code) == "True"
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    """A pace, its calls one after the other: given how long they take, whether each had a team."""
+    monkeypatch.setattr(_threads, "_paces", {})
+    own, now = _threads.Pace(), [0]
+
+    def calls(count, with_team_ns, alone_ns):
+        had_team = []
+        for _ in range(count):
+            had_team.append(own.wants_team(now[0]))
+            end_ns = now[0] + (with_team_ns if had_team[-1] else alone_ns)
+            own.saw(had_team[-1], now[0], end_ns)
+            now[0] = end_ns
+        return had_team
+
+    return calls
+
+
+def test_pace__keeps_a_team_that_is_worth_it_and_reviews_it_now_and_then(pace):
+    had_team = pace(4 * _tuning.REVIEW_CALLS, 1000, 1900)
+    assert had_team[:3] == [True, False, True]
+    assert had_team.count(False) == 4
+
+
+@pytest.mark.parametrize(("with_team_ns", "tries"), [(900, 2), (8000, 1)])
+def test_pace__gives_a_team_up_for_longer_each_time(pace, with_team_ns, tries):
+    """A team that gains little gets a second chance, since others may have been asleep; one that harms gets none."""
+    had_team = pace(3000, with_team_ns, 1000)
+    assert had_team[: 2 + tries] == [True, False, *[True] * tries]
+    pauses = [len(run) for run in "".join("T" if had else "." for had in had_team[2 + tries :]).split("T") if run]
+    assert pauses[0] >= 0.9 * _tuning.LEAST_REST * with_team_ns / 1000
+    assert pauses[1] > 1.5 * pauses[0]
+    assert had_team[1000:].count(True) <= 0.01 * 2000
+
+
+def test_pace__forms_a_team_again_when_it_is_worth_it_again(pace):
+    pace(100, 8000, 1000)
+    had_team = pace(8 * _tuning.LEAST_REST * 16, 600, 1000)
+    assert all(had_team[-10:])
+
+
+def test_calls_of_a_kind__share_a_pace(monkeypatch):
+    monkeypatch.setattr(_threads, "MOST_PACES", 2)
+    monkeypatch.setattr(_threads, "_paces", {})
+    paces = [_threads.Team(threads, kind)._pace for threads, kind in ((2, "a"), (2, "a"), (3, "a"), (2, "b"), (1, "c"))]
+    assert paces[0] is paces[1] is not paces[2]
+    assert paces[3] is paces[4] is None
+    with _threads.Team(2, "a"):
+        pass
+    assert paces[0].team_ns > 0 == paces[0].alone_ns
+    with _threads.Team(2, "a"):
+        pass
+    assert paces[0].alone_ns > 0

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import from_dtype, types
 
+from rnnkernels.kernels.jit import COMPILER_IS_OFF
+
 
 class Cell(NamedTuple):
     """A recurrent cell; sums, caches, checks, plans, costs and messages follow from it."""
@@ -31,7 +33,24 @@ class Cell(NamedTuple):
     forward: Any
     backward: Any
     stream: Any
-    """Kernels: `passes.forward_pass`, `backward_pass` and `stream_pass` with the row functions of the cell."""
+    """Kernels: those of `passes` with the row functions of the cell."""
+    late: int = 0
+    """Of its last gates so many multiply what the others have made of h, see `passes`."""
+    variant: str = ""
+    """What it is beside the cell that is meant when nothing more is said."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Arguments of the functions of the cell that ask for it."""
+
+    @property
+    def key(self) -> str:
+        """Name in the registry."""
+        return f"{self.name}_{self.variant}" if self.variant else self.name
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """First gate and number of gates that multiply a state at a time."""
+        early = len(self.gates) - self.late
+        return ((0, early), (early, self.late)) if self.late else ((0, early),)
 
     @property
     def columns(self) -> str:
@@ -44,10 +63,12 @@ class Cell(NamedTuple):
         Arguments must have the types of the signatures below, though arrays that are only read may be read-only. Nobody
         looks at them to find out which code they need: that takes 0.2 us of a call, where a step can take 2 us.
         """
-        key = self.name, direction, dtype
+        key = self.key, direction, dtype
         code = _machine_code.get(key)
         if code is None:
             kernel = getattr(self, direction)
+            if COMPILER_IS_OFF:
+                return kernel
             signature = SIGNATURES[direction](from_dtype(dtype), len(self.biases))
             kernel.compile(signature)
             code = _machine_code[key] = kernel.overloads[signature].entry_point
@@ -75,19 +96,19 @@ SIGNATURES = {
         types.UniTuple(types.Array(element, 1, "C"), biases),
         *_arrays(element, 1),
         *_arrays(types.int64, 3, 1),
-        *_scalars("ii?iiii??"),
+        *_scalars("ii?iii??"),
     ),
     "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iii")),
 }
 """Types of the arguments of kernels, for an element type and so many biases."""
 
 cells: dict[str, Cell] = {}
-"""All cells by name."""
+"""All cells by key."""
 
 _machine_code: dict[tuple[str, str, np.dtype], Any] = {}
 
 
 def register(cell: Cell) -> Cell:
     """Make a cell known to whatever serves all cells."""
-    cells[cell.name] = cell
+    cells[cell.key] = cell
     return cell

@@ -14,6 +14,14 @@
 
 where dy is the gradient that arrives from outside, and u is the update gate, z for callers. Columns of z and m and
 of their gradients are interleaved in the order r, z, n. The tape keeps r, u, n and m_n, the track h.
+
+Where the reset gate acts before the product, q = r * h[t-1] takes the place of m_n in the tape, and n is late::
+
+    m_n  = bh_n + q @ Wh_n,    n = tanh(z_n + m_n)                              (3')
+    dm_n = dz_n,               dq = dz_n @ Wh_n.T                               (7')
+    dz_r = dq * h[t-1] * r * (1 - r)                                            (7'')
+    dh[t-1] = dy[t-1] + dh[t] * u + dq * r + dm_rz[t] @ Wh_rz.T                 (9')
+    dWh_n = q.T @ dm_n                                                          (10')
 """
 
 from rnnkernels.kernels.activations import sigmoid, tanh
@@ -21,9 +29,10 @@ from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.passes import passes_of
-from rnnkernels.kernels.simd import fma, lanes, load, negative, store
+from rnnkernels.kernels.simd import fma, lanes, load, negative, store, without_tiny
 
 GATES = 3
+EARLY = 2
 KEPT = 4
 
 
@@ -43,7 +52,7 @@ def gru_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track
         j, k = unit * step, unit * step * KEPT
         n = tanh(load(tape, tape0 + k + 2 * step))
         store(tape, tape0 + k + 2 * step, n)
-        value = fma(load(tape, tape0 + k + step), load(work, h_prev + j) - n, n)
+        value = without_tiny(fma(load(tape, tape0 + k + step), load(work, h_prev + j) - n, n))
         store(work, h + j, value)
         store(track, track_next + j, value)
 
@@ -65,17 +74,77 @@ def gru_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
         n, m = load(tape, tape0 + k + 2 * step), load(tape, tape0 + k + 3 * step)
         store(work, h + j, load(track, track_next + j))
         dh_t = load(work, dh + j)
-        dz_n = dh_t * (1.0 - u) * fma(negative(n), n, 1.0)
-        dz_z = dh_t * (load(track, track_prev + j) - n) * u * (1.0 - u)
-        dm_n = dz_n * r
-        dz_r = dm_n * m * (1.0 - r)
+        dz_n = without_tiny(dh_t * (1.0 - u) * fma(negative(n), n, 1.0))
+        dz_z = without_tiny(dh_t * (load(track, track_prev + j) - n) * u * (1.0 - u))
+        dm_n = without_tiny(dz_n * r)
+        dz_r = without_tiny(dm_n * m * (1.0 - r))
         store(work, dz + q, dz_r)
         store(work, dz + q + step, dz_z)
         store(work, dz + q + 2 * step, dz_n)
         store(work, dm + q, dz_r)
         store(work, dm + q + step, dz_z)
         store(work, dm + q + 2 * step, dm_n)
+        store(work, dh_prev + j, without_tiny(fma(dh_t, u, load(work, dh_prev + j))))
+
+
+@inlined
+def gru_before_between(first, end, work, z, product, h_prev, q, tape, tape0):
+    """Units `first .. end` of a row: equation (2), and q."""
+    step = lanes(work)
+    for unit in range(first, end):
+        j, gates, m, k = unit * step, unit * step * GATES, unit * step * EARLY, unit * step * KEPT
+        r = sigmoid(load(work, z + gates) + load(work, product + m))
+        reset = r * load(work, h_prev + j)
+        store(tape, tape0 + k, r)
+        store(tape, tape0 + k + step, sigmoid(load(work, z + gates + step) + load(work, product + m + step)))
+        store(tape, tape0 + k + 3 * step, reset)
+        store(work, q + j, reset)
+
+
+@inlined
+def gru_before_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
+    """Units `first .. end` of a row: equations (3') and (4)."""
+    step = lanes(work)
+    for unit in range(first, end):
+        j, k = unit * step, unit * step * KEPT
+        n = tanh(load(work, z + unit * step * GATES + 2 * step) + load(work, product + j))
+        u = load(tape, tape0 + k + step)
+        value = without_tiny(fma(u, load(work, h_prev + j) - n, n))
+        store(tape, tape0 + k + 2 * step, n)
+        store(work, h + j, value)
+        store(track, track_next + j, value)
+
+
+@inlined
+def gru_before_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
+                             h, dz, dm):  # fmt: skip
+    """Units `first .. end` of a row: equations (5) and (6), dm_n, and the second term of (9')."""
+    step = lanes(work)
+    for unit in range(first, end):
+        j, gates, k = unit * step, unit * step * GATES, unit * step * KEPT
+        u, n = load(tape, tape0 + k + step), load(tape, tape0 + k + 2 * step)
+        store(work, h + j, load(track, track_next + j))
+        dh_t = load(work, dh + j)
+        dz_n = without_tiny(dh_t * (1.0 - u) * fma(negative(n), n, 1.0))
+        store(work, dz + gates + step, without_tiny(dh_t * (load(track, track_prev + j) - n) * u * (1.0 - u)))
+        store(work, dz + gates + 2 * step, dz_n)
+        store(work, dm + j, dz_n)
         store(work, dh_prev + j, fma(dh_t, u, load(work, dh_prev + j)))
+
+
+@inlined
+def gru_before_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm):
+    """Units `first .. end` of a row: equation (7''), dm of r and z, and the third term of (9')."""
+    step = lanes(work)
+    for unit in range(first, end):
+        j, gates, m, k = unit * step, unit * step * GATES, unit * step * EARLY, unit * step * KEPT
+        r, dq_r = load(tape, tape0 + k), load(work, dq + j) * load(tape, tape0 + k)
+        dz_r = without_tiny(dq_r * load(track, track_prev + j) * (1.0 - r))
+        store(work, q + j, load(tape, tape0 + k + 3 * step))
+        store(work, dz + gates, dz_r)
+        store(work, dm + m, dz_r)
+        store(work, dm + m + step, load(work, dz + gates + step))
+        store(work, dh_prev + j, without_tiny(load(work, dh_prev + j) + dq_r))
 
 
 FORWARD, BACKWARD, STREAM = passes_of(
@@ -105,3 +174,29 @@ CELL = register(
         stream=STREAM,
     )
 )
+
+BEFORE_FORWARD, BEFORE_BACKWARD, BEFORE_STREAM = passes_of(
+    "gru_before",
+    GATES=GATES,
+    BIASES=2,
+    KEPT=KEPT,
+    LATE=1,
+    cell_forward=gru_before_cell_forward,
+    cell_output=gru_cell_output,
+    cell_backward=gru_before_cell_backward,
+    cell_between=gru_before_between,
+    cell_between_backward=gru_before_between_backward,
+)
+
+RESET_BEFORE = register(
+    CELL._replace(
+        variant="reset_before",
+        options=(("reset_after", False),),
+        late=1,
+        tape=("r", "z", "n", "rh"),
+        forward=BEFORE_FORWARD,
+        backward=BEFORE_BACKWARD,
+        stream=BEFORE_STREAM,
+    )
+)
+"""The GRU whose reset gate acts before the product."""

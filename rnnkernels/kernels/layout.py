@@ -129,7 +129,7 @@ def scatter_rows(source, source_offset, stride, step_stride, target, length, wid
 
 
 @shared("weights panels")
-def pack_lines(weights, hidden, gates, first, end, vectors, panels, depth):
+def pack_lines(weights, w0, stride, hidden, gates, first, end, vectors, panels, depth):
     """Lines `first .. end` of the panels of `weights` (depth, G * H), so many vectors of interleaved columns.
 
     Overwrites these lines. A few rows at a time: whole rows would touch a page of memory for each vector, whole panels
@@ -145,7 +145,7 @@ def pack_lines(weights, hidden, gates, first, end, vectors, panels, depth):
                 target = v * step // width * depth * width + v * step % width
                 left = hidden - unit * step
                 for k in range(begin, stop):
-                    source = (k * gates + gate) * hidden + unit * step
+                    source = w0 + k * stride + gate * hidden + unit * step
                     if left >= step:
                         store(panels, target + k * width, load(weights, source))
                     elif left > 0:
@@ -155,14 +155,14 @@ def pack_lines(weights, hidden, gates, first, end, vectors, panels, depth):
 
 
 @shared("weights panels")
-def pack_transposed_lines(weights, columns, hidden, gates, first, end, first_line, end_line, panels, offset, depth):
+def pack_transposed_lines(weights, w0, stride, columns, hidden, gates, first, end, first_line, end_line,
+                          panels, offset, depth):  # fmt: skip
     """Vectors `first .. end` of columns of the transpose of `weights` (columns, G * H), which has interleaved lines.
 
     Of their lines those in vectors `first_line .. end_line`. Overwrites these from `offset` on, in panels of `depth`
     lines, as if nothing came before.
     """
     step, width = lanes(weights), panel_width(weights)
-    stride = gates * hidden
     for v in range(first, end):
         here = columns - v * step
         panel = offset + (v - first) * step // width * depth * width + (v - first) * step % width
@@ -170,7 +170,7 @@ def pack_transposed_lines(weights, columns, hidden, gates, first, end, first_lin
             unit, gate = line // gates, line % gates
             row = (line - first_line) * step
             left = hidden - unit * step
-            source = (v * step * gates + gate) * hidden + unit * step
+            source = w0 + v * step * stride + gate * hidden + unit * step
             target = panel + row * width
             if here >= step and left >= step:
                 transpose_block(weights, source, stride, panels, target, width)
@@ -179,7 +179,7 @@ def pack_transposed_lines(weights, columns, hidden, gates, first, end, first_lin
 
 
 @shared("a weights start c buffer")
-def multiply_in_place(a, a0, a_stride, rows, weights, hidden, gates, depth, first, end,
+def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
                       start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
     """As `multiply` with weights (depth, G * H) that nobody has packed, for vectors `first .. end` of their columns.
 
@@ -189,11 +189,10 @@ def multiply_in_place(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
     """
     step, width = lanes(weights), panel_width(weights)
     if rows <= FEW_ROWS and rows > 0:
-        multiply_few_rows(a, a0, a_stride, rows, weights, hidden, gates, depth, first, end,
+        multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
                           start, s0, start_stride, c, c0, c_stride, buffer, buffer0)  # fmt: skip
         return
     group = VECTORS_PER_PANEL * panels_in_place(rows)
-    stride = gates * hidden
     for v in range(first, end, group):
         count = min(group, end - v)
         column = (v - first) * step
@@ -203,7 +202,7 @@ def multiply_in_place(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
             for i in range(count):
                 unit, gate = (v + i) // gates, (v + i) % gates
                 left = hidden - unit * step
-                here = k * stride + gate * hidden + unit * step
+                here = w0 + k * stride + gate * hidden + unit * step
                 there = buffer0 + i // VECTORS_PER_PANEL * lines * width + i % VECTORS_PER_PANEL * step
                 if left >= step:
                     for line in range(lines):
@@ -224,10 +223,10 @@ def multiply_in_place(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
 
 
 @inlined
-def multiply_few_rows(a, a0, a_stride, rows, weights, hidden, gates, depth, first, end,
+def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
                       start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
     """As `multiply_in_place`, for whole units, four lines of the weights at a time."""
-    step, stride = lanes(weights), gates * hidden
+    step = lanes(weights)
     first_unit, end_unit = first // gates, end // gates
     most_units = max(BUFFER_VECTORS // (rows * gates), 1)
     for unit0 in range(first_unit, end_unit, most_units):
@@ -248,7 +247,7 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
                         a_0, a_1 = splat(weights, a[here]), splat(weights, a[here + 1])
                         a_2, a_3 = splat(weights, a[here + 2]), splat(weights, a[here + 3])
                         for gate in range(gates):
-                            source = line * stride + gate * hidden + unit0 * step
+                            source = w0 + line * stride + gate * hidden + unit0 * step
                             target = buffer0 + r * row_length + gate * step
                             for _ in range(whole):
                                 total = load(buffer, target)
@@ -269,7 +268,7 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
                         for single in range(line, part_end):
                             factor = splat(weights, a[a0 + r * a_stride + single])
                             for gate in range(gates):
-                                source = single * stride + gate * hidden + unit0 * step
+                                source = w0 + single * stride + gate * hidden + unit0 * step
                                 target = buffer0 + r * row_length + gate * step
                                 for unit in range(units):
                                     left = hidden - (unit0 + unit) * step
@@ -291,7 +290,7 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, hidden, gates, depth, firs
 
 
 @shared("a weights start c buffer")
-def multiply_transposed_in_place(a, a0, a_stride, rows, weights, columns, hidden, gates, first, end,
+def multiply_transposed_in_place(a, a0, a_stride, rows, weights, w0, stride, columns, hidden, gates, first, end,
                                  start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
     """As `multiply_in_place` with the transpose of weights (columns, G * H), for vectors `first .. end` of columns."""
     step = lanes(weights)
@@ -305,7 +304,8 @@ def multiply_transposed_in_place(a, a0, a_stride, rows, weights, columns, hidden
         while True:
             stop = min(line + part, lines)
             depth = (stop - line) * step
-            pack_transposed_lines(weights, columns, hidden, gates, v, v + count, line, stop, buffer, buffer0, depth)
+            pack_transposed_lines(weights, w0, stride, columns, hidden, gates, v, v + count, line, stop,
+                                  buffer, buffer0, depth)  # fmt: skip
             if line == 0:
                 multiply(a, a0, a_stride, rows, buffer, buffer0, depth, count,
                          start, s0 + column, start_stride, c, c0 + column, c_stride, False)  # fmt: skip
@@ -324,26 +324,29 @@ def panels_in_place(rows):
 
 
 @kernel
-def pack_columns(weights, gates, panels, team, member, parts):
-    """Pack `weights` (K, G * H) in panels of interleaved columns; overwrites `panels`, by members of a team."""
-    depth, hidden = weights.shape[0], weights.shape[1] // gates
+def pack_columns(weights, first_gate, gates, of, panels, team, member, parts):
+    """Pack some gates of `weights` (K, G * H), G = `of`, in panels of interleaved columns; overwrites `panels`.
+
+    By members of a team.
+    """
+    depth, hidden = weights.shape[0], weights.shape[1] // of
     vectors = panels.shape[0] * VECTORS_PER_PANEL
     open_to_members(team, member)
     part = take_part(team)
     while part < parts:
         first, last = share(depth, part, parts)
-        pack_lines(weights, hidden, gates, first, last, vectors, panels, depth)
+        pack_lines(weights, first_gate * hidden, weights.shape[1], hidden, gates, first, last, vectors, panels, depth)
         part = take_part(team)
     leave_team(team, member)
 
 
 @kernel
-def pack_transposed(weights, gates, panels, team, member, parts):
-    """Pack the transpose of `weights` (K, G * H): depth of interleaved columns, K columns; overwrites `panels`.
+def pack_transposed(weights, first_gate, gates, of, panels, team, member, parts):
+    """Pack the transpose of some gates of `weights` (K, G * H), G = `of`: depth of interleaved columns, K columns.
 
-    The depth is that of `panels`: U * G * L, or H without padding if G = 1. By members of a team.
+    Overwrites `panels`, whose depth is U * gates * L, or H without padding for a single gate. By members of a team.
     """
-    columns, hidden = weights.shape[0], weights.shape[1] // gates
+    columns, hidden = weights.shape[0], weights.shape[1] // of
     width = panel_width(weights)
     depth = panels.shape[1] // width
     lines = (hidden + lanes(weights) - 1) // lanes(weights) * gates
@@ -351,22 +354,23 @@ def pack_transposed(weights, gates, panels, team, member, parts):
     part = take_part(team)
     while part < parts:
         first, last = share(panels.shape[0], part, parts)
-        pack_transposed_lines(weights, columns, hidden, gates, first * VECTORS_PER_PANEL, last * VECTORS_PER_PANEL,
-                              0, lines, panels, first * depth * width, depth)  # fmt: skip
+        pack_transposed_lines(weights, first_gate * hidden, weights.shape[1], columns, hidden, gates,
+                              first * VECTORS_PER_PANEL, last * VECTORS_PER_PANEL, 0, lines,
+                              panels, first * depth * width, depth)  # fmt: skip
         part = take_part(team)
     leave_team(team, member)
 
 
 @shared("sums gradient")
-def unpack_rows(sums, offset, gates, gradient, rows, hidden, first, end):
-    """Copy rows `first .. end` of `sums`, blocks of columns in gate order, to natural rows (rows, G * H)."""
+def unpack_rows(sums, offset, gates, gradient, g0, stride, rows, hidden, first, end):
+    """Copy rows `first .. end` of `sums`, blocks of columns in gate order, to natural rows at `stride` from `g0` on."""
     step, block = lanes(sums), block_width(sums)
     units = unit_count(sums, hidden)
     for k in range(first, end):
         for v in range(gates * units):
             gate, unit, column = v // units, v % units, v * step
             copy_row(sums, offset + (column // block * rows + k) * block + column % block,
-                     gradient, (k * gates + gate) * hidden + unit * step,
+                     gradient, g0 + k * stride + gate * hidden + unit * step,
                      min(step, hidden - unit * step))  # fmt: skip
 
 
@@ -378,7 +382,7 @@ def unpack_sums(sums, gates, gradient, team, member, parts):
     part = take_part(team)
     while part < parts:
         first, last = share(rows, part, parts)
-        unpack_rows(sums, 0, gates, gradient, rows, hidden, first, last)
+        unpack_rows(sums, 0, gates, gradient, 0, gradient.shape[1], rows, hidden, first, last)
         part = take_part(team)
     leave_team(team, member)
 
@@ -447,11 +451,15 @@ def block_width(array):
 
 
 @inlined
-def interleave_row(source, gates, target, offset, vectors):
-    """One natural row (G * H,) in interleaved order, padded with zeros to so many vectors; overwrites `target`."""
-    hidden = source.size // gates
+def interleave_row(source, first_gate, gates, of, target, offset, vectors):
+    """Some gates of a natural row (G * H,), G = `of`, in interleaved order; overwrites `target`.
+
+    They are padded with zeros to so many vectors.
+    """
+    hidden = source.size // of
     step = lanes(source)
     for v in range(vectors):
         unit, gate = v // gates, v % gates
         left = max(hidden - unit * step, 0)
-        store(target, offset + v * step, load_first(source, gate * hidden + min(unit * step, hidden), left))
+        here = (first_gate + gate) * hidden + min(unit * step, hidden)
+        store(target, offset + v * step, load_first(source, here, left))

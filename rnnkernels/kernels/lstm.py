@@ -19,7 +19,7 @@ from rnnkernels.kernels.activations import sigmoid, tanh
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.passes import passes_of
-from rnnkernels.kernels.simd import fma, lanes, load, negative, store
+from rnnkernels.kernels.simd import fma, lanes, load, negative, store, without_tiny
 
 GATES = 4
 
@@ -40,12 +40,12 @@ def lstm_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, trac
         store(tape, tape0 + q, i)
         store(tape, tape0 + q + step, f)
         store(tape, tape0 + q + 3 * step, g)
-        store(track, track_next + j, fma(f, load(track, track_prev + j), i * g))
+        store(track, track_next + j, without_tiny(fma(f, load(track, track_prev + j), i * g)))
     for u in range(first, end):
         j, q = u * step, u * step * GATES
         o = sigmoid(load(work, z + q + 2 * step))
         store(tape, tape0 + q + 2 * step, o)
-        store(work, h + j, o * tanh(load(track, track_next + j)))
+        store(work, h + j, without_tiny(o * tanh(load(track, track_next + j))))
 
 
 @inlined
@@ -54,7 +54,7 @@ def lstm_cell_output(first, end, tape, tape0, track, track0, work, h):
     step = lanes(work)
     for u in range(first, end):
         o = load(tape, tape0 + (u * GATES + 2) * step)
-        store(work, h + u * step, o * tanh(load(track, track0 + u * step)))
+        store(work, h + u * step, without_tiny(o * tanh(load(track, track0 + u * step))))
 
 
 @inlined
@@ -67,15 +67,15 @@ def lstm_cell_backward(first, end, tape, tape0, track, track_prev, track_next, w
         i, f = load(tape, tape0 + q), load(tape, tape0 + q + step)
         o, g = load(tape, tape0 + q + 2 * step), load(tape, tape0 + q + 3 * step)
         tanh_c = tanh(load(track, track_next + j))
-        store(work, h + j, o * tanh_c)
+        store(work, h + j, without_tiny(o * tanh_c))
         dh_o = load(work, dh + j) * o
         dc_t = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
         dc_i = dc_t * i
-        dc_f = dc_t * f
-        store(work, dz + q, dc_i * g * (1.0 - i))
-        store(work, dz + q + step, dc_f * load(track, track_prev + j) * (1.0 - f))
-        store(work, dz + q + 2 * step, dh_o * tanh_c * (1.0 - o))
-        store(work, dz + q + 3 * step, dc_i * fma(negative(g), g, 1.0))
+        dc_f = without_tiny(dc_t * f)
+        store(work, dz + q, without_tiny(dc_i * g * (1.0 - i)))
+        store(work, dz + q + step, without_tiny(dc_f * load(track, track_prev + j) * (1.0 - f)))
+        store(work, dz + q + 2 * step, without_tiny(dh_o * tanh_c * (1.0 - o)))
+        store(work, dz + q + 3 * step, without_tiny(dc_i * fma(negative(g), g, 1.0)))
         store(dtrack, dtrack0 + j, dc_f)
 
 

@@ -1,17 +1,23 @@
 """The only loops over time: forward and backward, for whole sequences, single steps and streams of every cell.
 
-A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps) and the three row functions
-of a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one
-and lie apart from z.
+A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps), LATE and the row functions of
+a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one and
+lie apart from z. The last LATE gates multiply not h but q, which the first ones make of it: a step then has two stages.
 
 Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
 
     cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next)
-        from z (and product), overwrites h, what the tape keeps of the step, and the tracked state at `track_next`
+        from z (and product, that of the last stage), overwrites h, what the tape keeps of the step, and the tracked
+        state at `track_next`
     cell_output(first, end, tape, tape0, track, track0, work, h)
         overwrites h with the hidden state after a step, from what was kept of it
     cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0, h, dz, dm)
-        from dh and dtrack, overwrites dz (and dm), h[t], and dtrack by that of the step before; may add to dh_prev
+        from dh and dtrack, overwrites dz (and dm, that of the last stage), h[t], and dtrack by that of the step before;
+        may add to dh_prev
+    cell_between(first, end, work, z, product, h_prev, q, tape, tape0)
+        between two stages, from z, the first product and h[t-1], overwrites q, and in the tape what the rest needs
+    cell_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm)
+        from dq, overwrites q, the rest of dz, and dm of the first stage; may add to dh_prev
 
 The *tape* (T, N, U * K * L) keeps K vectors of each unit of each step, the *track* (T + 1, N, U * L) one state before
 the first step and after each. Both have a single step where nothing is to be kept.
@@ -20,7 +26,7 @@ the first step and after each. Both have a single step where nothing is to be ke
 from collections import namedtuple
 from types import FunctionType
 
-from rnnkernels.kernels.jit import expanded, kernel, plain
+from rnnkernels.kernels.jit import expanded, inlined, kernel, plain
 from rnnkernels.kernels.layout import (
     BUFFER_VECTORS,
     add_row,
@@ -44,6 +50,9 @@ from rnnkernels.kernels.phases import (
     project,
     recur,
     recur_backward,
+    stage,
+    stage_columns,
+    sum_columns,
     transpose_chunk,
     unit_share,
     whole_vectors,
@@ -72,8 +81,8 @@ from rnnkernels.kernels.trace import (
     lap,
 )
 
-GATES = BIASES = KEPT = 0
-cell_forward = cell_output = cell_backward = None
+GATES = BIASES = KEPT = LATE = 0
+cell_forward = cell_output = cell_backward = cell_between = cell_between_backward = None
 
 Kept = namedtuple("Kept", "tape tape_width tape_step tape_row track track_step track_row")
 Kept.__doc__ = """Where a chunk keeps what it keeps.
@@ -99,8 +108,8 @@ def take_no_time(trace, member, number, phase, time):
 
 
 @expanded
-def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows, inputs, hidden, weights, begin, steps,
-                  first, last, strip, by_strips, z_column, kept, buffer, crew, tick, time):  # fmt: skip
+def forward_steps(cell, between, meet, lap, gates, late, biases, bias, b, work, at, part, rows, inputs, hidden, weights,
+                  begin, steps, first, last, strip, by_strips, z_column, kept, buffer, crew, tick, time):  # fmt: skip
     """Steps of a chunk, for the rows of a part and units `first .. last`; returns (tick, time).
 
     Biases are rows of `bias` from `b` on. Inputs are in the part, z too but `by_strips`, where each strip of the units
@@ -109,39 +118,64 @@ def forward_steps(cell, meet, lap, gates, biases, bias, b, work, at, part, rows,
     units = unit_count(work, hidden)
     columns, lane_count = units * lanes(work), lanes(work)
     x, z, h, product = part + at.x, part + at.z, part + at.h, part + at.product
+    stages = 2 if late > 0 else 1
     for s in range(steps):
         h_step = h + s * rows * at.h_stride
-        for unit in range(first, last, strip):
-            end_unit = min(unit + strip, last)
-            strip_column = unit * lane_count * gates
-            row, product_row = z + s * rows * at.z_stride + strip_column, product + strip_column
-            if by_strips:
-                row, product_row = z + z_column, product + z_column
-                project(work, x, at.x_stride, rows, inputs, weights, hidden, gates, unit, end_unit, bias, b,
-                        row, at.z_stride, buffer)  # fmt: skip
-                time = lap(crew.trace, crew.member, crew.number, PROJECT, time)
-            descending = (begin + s) % 2 == 1
-            if biases > 1:
-                recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
-                      bias, b + at.b_columns + strip_column, 0, product_row, at.z_stride, descending,
-                      buffer)  # fmt: skip
-            else:
-                recur(work, h_step, at.h_stride, rows, weights, hidden, gates, unit, end_unit,
-                      work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
-            time = lap(crew.trace, crew.member, crew.number, RECUR, time)
-            row -= strip_column
-            product_row -= strip_column
-            tape_here, track_here = kept.tape_row + s * kept.tape_step, kept.track_row + s * kept.track_step
-            for n in range(rows):
-                cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
-                     h_step + n * at.h_stride, h_step + (rows + n) * at.h_stride,
-                     kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step)  # fmt: skip
-                tape_here += kept.tape_width
-                track_here += columns
-            time = lap(crew.trace, crew.member, crew.number, CELL, time)
-        tick = meet(crew.team, crew.member, crew.size, tick)
-        time = lap(crew.trace, crew.member, crew.number, WAIT, time)
+        for number in range(stages):
+            first_gate, count = stage(number, gates, late)
+            left, start = h_step, b + at.b_columns
+            if number > 0:
+                left = part + at.q
+                start += stage_columns(hidden, first_gate, lane_count)
+            for unit in range(first, last, strip):
+                end_unit = min(unit + strip, last)
+                strip_column, product_column = unit * lane_count * gates, unit * lane_count * count
+                row, product_row = z + s * rows * at.z_stride + strip_column, product + first_gate * columns
+                if by_strips:
+                    row, product_row = z + z_column, product + z_column - product_column
+                    project(work, x, at.x_stride, rows, inputs, weights, hidden, gates, unit, end_unit, bias, b,
+                            row, at.z_stride, buffer)  # fmt: skip
+                    time = lap(crew.trace, crew.member, crew.number, PROJECT, time)
+                descending = (begin + s) % 2 == 1
+                if biases > 1:
+                    recur(work, left, at.h_stride, rows, weights, hidden, first_gate, count, gates, unit, end_unit,
+                          bias, start + product_column, 0, product_row + product_column, at.z_stride, descending,
+                          buffer)  # fmt: skip
+                else:
+                    recur(work, left, at.h_stride, rows, weights, hidden, 0, gates, gates, unit, end_unit,
+                          work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
+                time = lap(crew.trace, crew.member, crew.number, RECUR, time)
+                row -= strip_column
+                tape_here, track_here = kept.tape_row + s * kept.tape_step, kept.track_row + s * kept.track_step
+                for n in range(rows):
+                    if number + 1 < stages:
+                        between(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
+                                h_step + n * at.h_stride, part + at.q + n * at.h_stride, kept.tape,
+                                tape_here)  # fmt: skip
+                    else:
+                        cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
+                             h_step + n * at.h_stride, h_step + (rows + n) * at.h_stride,
+                             kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step)  # fmt: skip
+                    tape_here += kept.tape_width
+                    track_here += columns
+                time = lap(crew.trace, crew.member, crew.number, CELL, time)
+            tick = meet(crew.team, crew.member, crew.size, tick)
+            time = lap(crew.trace, crew.member, crew.number, WAIT, time)
     return tick, time
+
+
+@inlined
+def interleave_biases(biases, gates, late, count, hidden, target, offset, stride):
+    """Biases as rows of interleaved columns; the second one by stages. Overwrites `target`."""
+    lane_count = lanes(target)
+    for k in range(count):
+        here = offset + k * stride
+        if k > 0 and late > 0:
+            early = stage_columns(hidden, gates - late, lane_count)
+            interleave_row(biases[k], 0, gates - late, gates, target, here, early // lane_count)
+            interleave_row(biases[k], gates - late, late, gates, target, here + early, (stride - early) // lane_count)
+        else:
+            interleave_row(biases[k], 0, gates, gates, target, here, stride // lane_count)
 
 
 def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
@@ -159,13 +193,13 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns = units * lane_count
     parts = places if by_rows else 1
-    z_columns = (columns if chunk > 1 else (1 if by_rows else places) * strip * lane_count) * GATES
+    by_strips = chunk == 1 and LATE == 0
+    z_columns = ((1 if by_rows else places) * strip * lane_count if by_strips else columns) * GATES
     most_rows = (batch + parts - 1) // parts
-    at = forward_regions(most_rows, chunk, inputs, hidden, GATES, BIASES, z_columns, lane_count)
+    at = forward_regions(most_rows, chunk, inputs, hidden, GATES, LATE, BIASES, z_columns, lane_count)
     kept = track.shape[0] > 1
     if member == 0:
-        for k in range(BIASES):
-            interleave_row(biases[k], GATES, work, at.b + k * at.b_columns, at.b_columns // lane_count)
+        interleave_biases(biases, GATES, LATE, BIASES, hidden, work, at.b, at.b_columns)
         if begin == 0:
             for n in range(batch):
                 copy_row_padded(track0, n * hidden, track, n * columns, hidden)
@@ -207,7 +241,7 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
                 if member > 0:
                     return
                 size, members, last, width = 1, 1, units, hidden
-            if chunk > 1:
+            if not by_strips:
                 project(work, here + at.x, at.x_stride, steps * rows, inputs, weights, hidden, GATES, first, last,
                         work, at.b, here + at.z + column * GATES, at.z_stride, buffer)  # fmt: skip
                 time = lap(trace, member, number, PROJECT, time)
@@ -218,9 +252,9 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
                            track, track_step, (slot + first_row) * columns)  # fmt: skip
             crew = Crew(team, trace, member, members, number)
             tick, time = forward_steps(
-                cell_forward, wait_for_team, lap, GATES, BIASES, work, at.b, work, at, here, rows, inputs, hidden,
-                weights, start, steps, first, last, strip, chunk == 1, me * strip * lane_count * GATES, keeping, buffer,
-                crew, tick, time)  # fmt: skip
+                cell_forward, cell_between, wait_for_team, lap, GATES, LATE, BIASES, work, at.b, work, at, here, rows,
+                inputs, hidden, weights, start, steps, first, last, strip, by_strips, me * strip * lane_count * GATES,
+                keeping, buffer, crew, tick, time)  # fmt: skip
             scatter_rows(work, here + at.h + rows * at.h_stride, at.h_stride, rows * at.h_stride,
                          h, length, hidden, start, first_row, rows, 0, steps * rows, column, width)  # fmt: skip
             for n in range(rows):
@@ -234,7 +268,7 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
 
 
 def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work, trace,
-                      team, member, batch, packed, begin, end, chunk, places, blocked, by_rows):  # fmt: skip
+                      team, member, batch, packed, begin, end, chunk, blocked, by_rows):  # fmt: skip
     """Steps `end - 1 .. begin` of sequences, by one member of a team.
 
     Overwrites these steps of `dx` (N * T, D), takes `dtrack` (N, U * L) from the last step to before the first, and
@@ -246,7 +280,8 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     hidden = h0.shape[1]
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns = units * lane_count
-    at = backward_regions(batch, chunk, inputs, hidden, GATES, BIASES, blocked, lane_count)
+    late_column = columns * (GATES - LATE) if LATE > 0 else 0
+    at = backward_regions(batch, chunk, inputs, hidden, GATES, LATE, BIASES, blocked, lane_count)
     if member == 0 and end == length:
         fill_row(work, at.zeros, at.dWx - at.zeros, 0.0)
         for n in range(batch):
@@ -291,32 +326,50 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             dh_step, dz_step = at.dh + s * batch * at.h_stride, s * batch * at.dz_stride
             for n in range(first_row, end_row):
                 # h of the last step is no step's previous state; it goes to the spare rows at the end.
-                dz_row = dz_step + n * at.dz_stride
+                dz_row, dm_row = dz_step + n * at.dz_stride, late_column + dz_step + n * at.dz_stride
                 cell_backward(first, last, tape, (slot + n) * tape.shape[2],
                      track, (slot + n) * columns, (slot + batch + n) * columns,
                      work, dh_step + (batch + n) * at.h_stride, dh_step + n * at.h_stride, dtrack, n * columns,
-                     at.h + ((s + 1) * batch + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
+                     at.h + ((s + 1) * batch + n) * at.h_stride, at.dz + dz_row, at.dm + dm_row)  # fmt: skip
                 if last == units:
-                    clear_padding(work, at.dz + dz_row, hidden, GATES)
+                    if LATE == 0:
+                        clear_padding(work, at.dz + dz_row, hidden, GATES)
                     if BIASES > 1:
-                        clear_padding(work, at.dm + dz_row, hidden, GATES)
+                        clear_padding(work, at.dm + dm_row, hidden, LATE if LATE > 0 else GATES)
             time = lap(trace, member, number, CELL, time)
             # Others need these columns of dm, where units are divided.
             tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(trace, member, number, WAIT, time)
-            recur_backward(work, at, weights, hidden, GATES, at.dm + dz_step + first_row * at.dz_stride,
-                           dh_step + first_row * at.h_stride, rows, first, last, (start + s) % 2 == 1,
+            dm_rows, dh_rows = dz_step + first_row * at.dz_stride, first_row * at.h_stride
+            descending = (start + s) % 2 == 1
+            if LATE > 0:
+                recur_backward(work, at, weights, hidden, GATES - LATE, LATE, GATES, at.dm + late_column + dm_rows,
+                               at.zeros, 0, at.dq + dh_rows, rows, first, last, descending, buffer)  # fmt: skip
+                time = lap(trace, member, number, RECUR, time)
+                for n in range(first_row, end_row):
+                    dz_row = dz_step + n * at.dz_stride
+                    cell_between_backward(first, last, tape, (slot + n) * tape.shape[2],
+                         track, (slot + n) * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
+                         at.q + (s * batch + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
+                    if last == units:
+                        clear_padding(work, at.dz + dz_row, hidden, GATES)
+                        clear_padding(work, at.dm + dz_row, hidden, GATES - LATE)
+                time = lap(trace, member, number, CELL, time)
+                tick = wait_for_team(team, member, step_size(size, by_rows), tick)
+                time = lap(trace, member, number, WAIT, time)
+            recur_backward(work, at, weights, hidden, 0, GATES - LATE, GATES, at.dm + dm_rows,
+                           dh_step + dh_rows, at.h_stride, dh_step + dh_rows, rows, first, last, descending,
                            buffer)  # fmt: skip
             time = lap(trace, member, number, RECUR, time)
         if by_rows:  # the rows of x, h and dz of all members are there
             tick = wait_for_team(team, member, size, tick)
             time = lap(trace, member, number, WAIT, time)
-        transpose_chunk(work, at, inputs, hidden, steps * batch, member, size)
+        transpose_chunk(work, at, inputs, hidden, LATE, steps * batch, member, size)
         time = lap(trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)  # the transposes are there
         time = lap(trace, member, number, WAIT, time)
-        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, GATES, BIASES > 1,
-                   blocked, stop == length, member, size)  # fmt: skip
+        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, GATES, LATE,
+                   BIASES > 1, blocked, stop == length, member, size)  # fmt: skip
         time = lap(trace, member, number, ACCUMULATE, time)
         consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)  # nobody reads this chunk any more
@@ -330,13 +383,20 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     if begin == 0:
         if blocked:
             first_in, end_in = share(inputs, member, size)
-            unpack_rows(work, at.dWx, GATES, dWx, inputs, hidden, first_in, end_in)
+            unpack_rows(work, at.dWx, GATES, dWx, 0, GATES * hidden, inputs, hidden, first_in, end_in)
             first_in, end_in = share(hidden, member, size)
-            unpack_rows(work, at.dWh, GATES, dWh, hidden, hidden, first_in, end_in)
+            early, early_sums = GATES - LATE, hidden * sum_columns(hidden, GATES - LATE, lane_count)
+            unpack_rows(work, at.dWh, early, dWh, 0, GATES * hidden, hidden, hidden, first_in, end_in)
+            if LATE > 0:
+                unpack_rows(work, at.dWh + early_sums, LATE, dWh, early * hidden, GATES * hidden, hidden, hidden,
+                            first_in, end_in)  # fmt: skip
         if member == 0:
             for k in range(BIASES):
                 for gate in range(GATES):
-                    copy_row(work, at.db + k * at.b_columns + gate * columns, dbs[k], gate * hidden, hidden)
+                    here = at.db + k * at.b_columns + gate * columns
+                    if k > 0 and LATE > 0 and gate >= GATES - LATE:
+                        here += stage_columns(hidden, GATES - LATE, lane_count) - late_column
+                    copy_row(work, here, dbs[k], gate * hidden, hidden)
         for n in range(batch):
             if n % size == member:
                 copy_row(work, at.dh + n * at.h_stride, dh0, n * hidden, hidden)
@@ -349,20 +409,25 @@ step comes."""
 
 
 @plain
-def stream_regions(batch, inputs, hidden, gates, biases, kept, lane_count):
-    """Steps of a chunk, where the tape of a row and the scratch begin behind the track, regions, size of all memory."""
+def stream_regions(batch, inputs, hidden, gates, late, biases, kept, lane_count):
+    """Steps of a chunk, where the tape and the scratch begin behind the track, regions, size of all memory.
+
+    The tape has a row for each sequence where a second stage needs what the first has left there, or else one for all.
+    """
     columns = whole_vectors(hidden, lane_count)
-    base = whole_vectors((batch + kept) * columns, VECTORS_PER_PANEL * lane_count)
+    tape_rows = batch if late > 0 else 1
+    base = whole_vectors((batch + kept * tape_rows) * columns, VECTORS_PER_PANEL * lane_count)
     chunk = max(STREAM_ROWS // max(batch, 1), 1)
-    at = forward_regions(batch, chunk, inputs, hidden, gates, biases, columns * gates, lane_count)
+    at = forward_regions(batch, chunk, inputs, hidden, gates, late, biases, columns * gates, lane_count)
     return chunk, batch * columns, base, at, base + at.part
 
 
 @plain
-def packed_regions(inputs, hidden, gates, biases, lane_count):
+def packed_regions(inputs, hidden, gates, late, biases, lane_count):
     """Where the panels of Wh and the interleaved biases follow those of Wx in packed weights, and the size of all."""
-    columns = whole_vectors(whole_vectors(hidden, lane_count) * gates, VECTORS_PER_PANEL * lane_count)
-    return inputs * columns, (inputs + hidden) * columns, (inputs + hidden + biases) * columns
+    columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
+    Wh = inputs * stage_columns(hidden, gates, lane_count)
+    return Wh, Wh + hidden * columns, Wh + (hidden + biases) * columns
 
 
 def stream_forward(x, weights, memory, h, batch, begin, end):
@@ -373,19 +438,20 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
     if batch > 0:
         length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
         lane_count, units = lanes(x), unit_count(x, hidden)
-        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, GATES, BIASES, KEPT, lane_count)
-        Wh, b, _ = packed_regions(inputs, hidden, GATES, BIASES, lane_count)
+        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, GATES, LATE, BIASES, KEPT, lane_count)
+        Wh, b, _ = packed_regions(inputs, hidden, GATES, LATE, BIASES, lane_count)
         matrices = Weights(weights, 0, weights, Wh, True)
-        keeping, nobody = Kept(memory, 0, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0)
+        tape_width = KEPT * units * lane_count if LATE > 0 else 0
+        keeping, nobody = Kept(memory, tape_width, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0)
         for start in range(begin, end, chunk):
             steps = min(chunk, end - start)
             gather_rows(x, length, inputs, start, 0, batch, 0, steps * batch, memory, base + at.x, at.x_stride,
                         batch * at.x_stride, 0, inputs)  # fmt: skip
             project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, GATES, 0, units,
                     weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
-            forward_steps(cell_forward, meet_nobody, take_no_time, GATES, BIASES, weights, b, memory, at, base, batch,
-                          inputs, hidden, matrices, start, steps, 0, units, units, False, 0, keeping, 0, nobody,
-                          0, 0)  # fmt: skip
+            forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, GATES, LATE, BIASES, weights, b,
+                          memory, at, base, batch, inputs, hidden, matrices, start, steps, 0, units, units, False, 0,
+                          keeping, 0, nobody, 0, 0)  # fmt: skip
             scatter_rows(memory, base + at.h + batch * at.h_stride, at.h_stride, batch * at.h_stride,
                          h, length, hidden, start, 0, batch, 0, steps * batch, 0, hidden)  # fmt: skip
             for n in range(batch):
@@ -394,17 +460,29 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
 
 
 @kernel
-def interleave_bias(bias, gates, target, offset, vectors):
-    """A natural bias as an interleaved row of so many vectors; overwrites it in `target`."""
-    interleave_row(bias, gates, target, offset, vectors)
+def pack_biases(biases, gates, late, hidden, target, offset, stride):
+    """Natural biases as interleaved rows; overwrites them in `target`."""
+    interleave_biases(biases, gates, late, len(biases), hidden, target, offset, stride)
+
+
+@inlined
+def nothing_between(first, end, work, z, product, h_prev, q, tape, tape0):
+    """What cells without late gates have for `cell_between`."""
+
+
+@inlined
+def nothing_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm):
+    """And for `cell_between_backward`."""
 
 
 def passes_of(name, **parts):
     """The kernels of a cell: forward and backward over sequences, and forward for streams.
 
-    `parts` are what stands for GATES, BIASES, KEPT, cell_forward, cell_output and cell_backward. A kernel has them as
-    its global names, which are constants to the compiler.
+    `parts` are what stands for GATES, BIASES, KEPT, LATE and the row functions. A kernel has them as its global names,
+    which are constants to the compiler.
     """
+    nothing = {"LATE": 0, "cell_between": nothing_between, "cell_between_backward": nothing_between_backward}
+    parts = {**nothing, **parts}
 
     def instantiate(function):
         own = FunctionType(function.__code__, {**globals(), **parts}, f"{name}_{function.__name__}")

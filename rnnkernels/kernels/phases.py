@@ -4,6 +4,9 @@ A chunk holds `steps * N` time-major rows. All scratch of a pass lies in one fla
 of rows begins, and at which stride its rows lie. See `layout` for the order of columns. The members of a team divide
 rows where a phase treats them alike, and hidden units, in whole panels, or sequences where it does not. The members
 change no order of a sum.
+
+The recurrent product of a step comes in one or two *stages*: the last `late` gates of a cell may wait for what the
+first ones make of h. Rows of what is apart, and packed weights, have the columns of one stage after those of the other.
 """
 
 from collections import namedtuple
@@ -35,27 +38,30 @@ Weights.__doc__ = (
     """Matrices of a pass and where they begin; natural, or packed: by columns forward, transposed backward."""
 )
 
-ForwardRegions = namedtuple("ForwardRegions", "x z product h part parts b b_columns x_stride z_stride h_stride")
+ForwardRegions = namedtuple("ForwardRegions", "x z product h q part parts b b_columns x_stride z_stride h_stride")
 ForwardRegions.__doc__ = """Where the scratch of a forward pass lies: biases, a part for each share of the batch.
 
 A part has the rows of a chunk: inputs, pre-activations, the products h @ Wh of a step where a cell wants them apart,
-and hidden states, with those before the chunk in the first rows, which carry the state from call to call. `x` to `h`
-count from the beginning of a part, `part` is its size, the first one begins at `parts`. Biases lie in interleaved rows
-of `b_columns` from `b` on. Buffers of products in place, one for each member, follow the last part.
+hidden states, with those before the chunk in the first rows, which carry the state from call to call, and what the
+second stage of a step multiplies. `x` to `q` count from the beginning of a part, `part` is its size, the first one
+begins at `parts`. Biases lie in interleaved rows of `b_columns` from `b` on. Buffers of products in place, one for each
+member, follow the last part.
 """
 
 BackwardRegions = namedtuple(
     "BackwardRegions",
-    "x h dh dz dm dx xT hT zeros dWx dWh db panels buffer member x_stride h_stride dz_stride t_stride b_columns",
+    "x h q dq dh dz dm dx xT hT qT zeros dWx dWh db panels buffer member "
+    "x_stride h_stride dz_stride t_stride b_columns",
 )
 BackwardRegions.__doc__ = """Where the scratch of a backward pass lies: rows of a chunk, and what `accumulate` needs.
 
 `dz` are the gradients of x @ Wx, `dm` those of h @ Wh, which most cells have in the same place. `h` are previous hidden
-states, and those of the last step in spare rows at the end. `dh` has the gradient of the states before the chunk in its
-first N rows, and so holds one step more; it carries the gradient from call to call. `xT` and `hT` are the transposes of
-`x` and `h`, from the last row to the first; `zeros` is a row as wide as any. `dWx`, `dWh` and `db` are sums in gate
-order, each gate padded to whole units; those of matrices are divided in blocks, see `layout`. For each member, `member`
-elements apart, `panels` are PANELS_AT_ONCE panels of dz, and `buffer` is for products in place.
+states, and those of the last step in spare rows at the end; `q` is what second stages multiply, `dq` the gradient of
+that of one step. `dh` has the gradient of the states before the chunk in its first N rows, and so holds one step more;
+it carries the gradient from call to call. `xT`, `hT` and `qT` are the transposes of `x`, `h` and `q`, from the last row
+to the first; `zeros` is a row as wide as any. `dWx`, `dWh` and `db` are sums in gate order, each gate padded to whole
+units; those of matrices are divided in blocks, see `layout`. For each member, `member` elements apart, `panels` are
+PANELS_AT_ONCE panels of dz, and `buffer` is for products in place.
 """
 
 
@@ -77,9 +83,21 @@ def row_stride(columns, lane_count):
 
 
 @plain
-def forward_regions(rows, chunk, inputs, hidden, gates, biases, z_columns, lane_count):
+def stage_columns(hidden, gates, lane_count):
+    """Interleaved columns of so many gates, in whole panels."""
+    return whole_vectors(whole_vectors(hidden, lane_count) * gates, VECTORS_PER_PANEL * lane_count)
+
+
+@plain
+def stage(number, gates, late):
+    """First gate of a stage of a step, and how many it has."""
+    return number * (gates - late), late if number > 0 else gates - late
+
+
+@plain
+def forward_regions(rows, chunk, inputs, hidden, gates, late, biases, z_columns, lane_count):
     """Scratch for parts of so many sequences, chunks of so many steps, and rows of z with so many columns."""
-    b_columns = whole_vectors(whole_vectors(hidden, lane_count) * gates, VECTORS_PER_PANEL * lane_count)
+    b_columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
     x_stride, z_stride, h_stride = (
         row_stride(inputs, lane_count),
         row_stride(z_columns, lane_count),
@@ -88,12 +106,19 @@ def forward_regions(rows, chunk, inputs, hidden, gates, biases, z_columns, lane_
     z = chunk * rows * x_stride
     product = z + chunk * rows * z_stride
     h = product + (biases - 1) * rows * z_stride
-    part = h + (chunk + 1) * rows * h_stride
-    return ForwardRegions(0, z, product, h, part, biases * b_columns, 0, b_columns, x_stride, z_stride, h_stride)
+    q = h + (chunk + 1) * rows * h_stride
+    part = q + (rows * h_stride if late > 0 else 0)
+    return ForwardRegions(0, z, product, h, q, part, biases * b_columns, 0, b_columns, x_stride, z_stride, h_stride)
 
 
 @plain
-def backward_regions(rows, chunk, inputs, hidden, gates, biases, blocked, lane_count):
+def sum_columns(hidden, gates, lane_count):
+    """Columns of so many gates, each padded to whole units, in whole blocks of sums."""
+    return whole_vectors(whole_vectors(hidden, lane_count) * gates, PANELS_AT_ONCE * VECTORS_PER_PANEL * lane_count)
+
+
+@plain
+def backward_regions(rows, chunk, inputs, hidden, gates, late, biases, blocked, lane_count):
     """Scratch for so many sequences and chunks of so many steps; sums are in it only if they are `blocked`."""
     width = VECTORS_PER_PANEL * lane_count
     depth, columns = chunk * rows, whole_vectors(hidden, lane_count) * gates
@@ -103,23 +128,27 @@ def backward_regions(rows, chunk, inputs, hidden, gates, biases, blocked, lane_c
         row_stride(columns, lane_count),
     )
     t_stride = row_stride(depth, lane_count)
-    b_columns = whole_vectors(columns, width)
-    sum_columns = whole_vectors(columns, PANELS_AT_ONCE * width) if blocked else 0
+    b_columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
+    x_sums = sum_columns(hidden, gates, lane_count) if blocked else 0
+    h_sums = sum_columns(hidden, gates - late, lane_count) + sum_columns(hidden, late, lane_count) if blocked else 0
     h = depth * x_stride
-    dh = h + (depth + rows) * h_stride
+    q = h + (depth + rows) * h_stride
+    dq = q + (depth * h_stride if late > 0 else 0)
+    dh = dq + (rows * h_stride if late > 0 else 0)
     dz = dh + (depth + rows) * h_stride
     dm = dz + (biases - 1) * depth * dz_stride
     dx = dm + depth * dz_stride
     xT = dx + depth * x_stride
     hT = xT + whole_vectors(inputs, lane_count) * t_stride
-    zeros = hT + whole_vectors(hidden, lane_count) * t_stride
+    qT = hT + whole_vectors(hidden, lane_count) * t_stride
+    zeros = qT + (whole_vectors(hidden, lane_count) * t_stride if late > 0 else 0)
     dWx = zeros + max(x_stride, dz_stride) + PANELS_AT_ONCE * width
-    dWh = dWx + inputs * sum_columns
-    db = dWh + hidden * sum_columns
+    dWh = dWx + inputs * x_sums
+    db = dWh + hidden * h_sums
     panels = db + biases * b_columns
     buffer = panels + whole_vectors(PANELS_AT_ONCE * depth, lane_count) * width
     member = buffer + BUFFER_VECTORS * lane_count - panels
-    return BackwardRegions(0, h, dh, dz, dm, dx, xT, hT, zeros, dWx, dWh, db, panels, buffer, member,
+    return BackwardRegions(0, h, q, dq, dh, dz, dm, dx, xT, hT, qT, zeros, dWx, dWh, db, panels, buffer, member,
                            x_stride, h_stride, dz_stride, t_stride, b_columns)  # fmt: skip
 
 
@@ -142,48 +171,57 @@ def project(work, x, x_stride, rows, depth, weights, hidden, gates, first_unit, 
                  bias, b + column, 0, work, z, z_stride, False)  # fmt: skip
     else:
         multiply_in_place(work, x, x_stride, rows,
-                          weights.Wx, hidden, gates, depth, first_unit * gates, end_unit * gates,
+                          weights.Wx, 0, gates * hidden, hidden, gates, depth, first_unit * gates, end_unit * gates,
                           bias, b + first_unit * gates * lanes(work), 0, work, z, z_stride, work, buffer)  # fmt: skip
 
 
 @expanded
-def recur(work, h, h_stride, rows, weights, hidden, gates, first_unit, end_unit, source, start, start_stride, z,
-          z_stride, descending, buffer):  # fmt: skip
-    """Recur: z = start + h @ Wh for the rows of a step and some units; overwrites z. The start lies in `source`.
+def recur(work, h, h_stride, rows, weights, hidden, first_gate, gates, of, first_unit, end_unit, source, start,
+          start_stride, z, z_stride, descending, buffer):  # fmt: skip
+    """Recur: z = start + h @ Wh for the rows of a step, the gates of a stage and some units; overwrites z.
 
-    Steps are `descending` by turns, see `multiply`; so it is in `recur_backward`.
+    The cell has `of` gates. The start lies in `source`. Steps are `descending` by turns, see `multiply`; so it is in
+    `recur_backward`.
     """
     if weights.packed:
         column = first_unit * gates * lanes(work)
+        if first_gate > 0:
+            column += stage_columns(hidden, first_gate, lanes(work))
         multiply(work, h, h_stride, rows,
                  weights.Wh, weights.Wh_offset + column * hidden, hidden, (end_unit - first_unit) * gates,
                  source, start, start_stride, work, z, z_stride, descending)  # fmt: skip
     else:
         multiply_in_place(work, h, h_stride, rows,
-                          weights.Wh, hidden, gates, hidden, first_unit * gates, end_unit * gates,
+                          weights.Wh, first_gate * hidden, of * hidden, hidden, gates, hidden,
+                          first_unit * gates, end_unit * gates,
                           source, start, start_stride, work, z, z_stride, work, buffer)  # fmt: skip
 
 
 @expanded
-def transposed_product(work, dz, dz_stride, rows, matrix, offset, packed, columns, hidden, gates, first, end,
-                       start, start_stride, out, out_stride, descending, buffer):  # fmt: skip
-    """Out = start + dz @ W.T for W (columns, G * H), some rows, and vectors `first .. end` of the columns."""
+def transposed_product(work, dz, dz_stride, rows, matrix, offset, packed, columns, hidden, first_gate, gates, of,
+                       first, end, start, start_stride, out, out_stride, descending, buffer):  # fmt: skip
+    """Out = start + dz @ W.T for some gates of W (columns, G * H), some rows, and vectors `first .. end` of columns."""
     if packed:
         depth, column = unit_count(work, hidden) * gates * lanes(work), first * lanes(work)
-        multiply(work, dz, dz_stride, rows, matrix, offset + column * depth, depth, end - first,
+        here = offset + column * depth
+        if first_gate > 0:
+            here += stage_columns(columns, 1, lanes(work)) * unit_count(work, hidden) * first_gate * lanes(work)
+        multiply(work, dz, dz_stride, rows, matrix, here, depth, end - first,
                  work, start, start_stride, work, out, out_stride, descending)  # fmt: skip
     else:
-        multiply_transposed_in_place(work, dz, dz_stride, rows, matrix, columns, hidden, gates, first, end,
-                                     work, start, start_stride, work, out, out_stride, work, buffer)  # fmt: skip
+        multiply_transposed_in_place(work, dz, dz_stride, rows, matrix, first_gate * hidden, of * hidden,
+                                     columns, hidden, gates, first, end, work, start, start_stride,
+                                     work, out, out_stride, work, buffer)  # fmt: skip
 
 
 @expanded
-def recur_backward(work, at, weights, hidden, gates, dm, dh, rows, first_unit, end_unit, descending, buffer):
-    """Recur: dh += dm @ Wh.T for the rows of a step and some units."""
+def recur_backward(work, at, weights, hidden, first_gate, gates, of, dm, start, start_stride, dh, rows,
+                   first_unit, end_unit, descending, buffer):  # fmt: skip
+    """Recur: dh = start + dm @ Wh.T for the rows of a step, the gates of a stage and some units."""
     column = first_unit * lanes(work)
     transposed_product(work, dm, at.dz_stride, rows, weights.Wh, weights.Wh_offset, weights.packed, hidden, hidden,
-                       gates, first_unit, end_unit, dh + column, at.h_stride, dh + column, at.h_stride,
-                       descending, buffer)  # fmt: skip
+                       first_gate, gates, of, first_unit, end_unit, start + column, start_stride,
+                       dh + column, at.h_stride, descending, buffer)  # fmt: skip
 
 
 @expanded
@@ -212,72 +250,86 @@ def gather_earlier_gradients(dh, work, at, batch, length, hidden, begin, steps, 
 
 
 @expanded
-def transpose_chunk(work, at, inputs, hidden, depth, member, size):
-    """Write a member's share of the transposes of x and of h."""
+def transpose_chunk(work, at, inputs, hidden, late, depth, member, size):
+    """Write a member's share of the transposes of x, of h, and of q where there are late gates."""
     first, end = share(unit_count(work, inputs), member, size)
     transpose_rows(work, at.x + (depth - 1) * at.x_stride, at.x_stride, depth, inputs,
                    work, at.xT, at.t_stride, first, end)  # fmt: skip
     first, end = share(unit_count(work, hidden), member, size)
     transpose_rows(work, at.h + (depth - 1) * at.h_stride, at.h_stride, depth, hidden,
                    work, at.hT, at.t_stride, first, end)  # fmt: skip
+    if late > 0:
+        transpose_rows(work, at.q + (depth - 1) * at.h_stride, at.h_stride, depth, hidden,
+                       work, at.qT, at.t_stride, first, end)  # fmt: skip
 
 
 @expanded
-def accumulate(work, at, weights, dx, dWx, dWh, length, begin, steps, batch, inputs, hidden, gates, apart, blocked,
-               is_first, member, size):  # fmt: skip
+def accumulate(work, at, weights, dx, dWx, dWh, length, begin, steps, batch, inputs, hidden, gates, late, apart,
+               blocked, is_first, member, size):  # fmt: skip
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dm, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
     A member takes its share of the panels of the sums and of the rows of dx. Sums start from zero if `is_first`. Sums
     over rows run backward in time-major order, in parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are
     not `blocked` go straight to the rows of `dWx` and `dWh`, whose columns are in gate order where no gate is padded.
     """
-    width = panel_width(work)
-    depth, columns = steps * batch, gates * unit_count(work, hidden) * lanes(work)
-    own = member * at.member
-
+    depth, own = steps * batch, member * at.member
     first_row, end_row = share(depth, member, size)
     transposed_product(work, at.dz + first_row * at.dz_stride, at.dz_stride, end_row - first_row,
-                       weights.Wx, weights.Wx_offset, weights.packed, inputs, hidden, gates,
+                       weights.Wx, weights.Wx_offset, weights.packed, inputs, hidden, 0, gates, gates,
                        0, unit_count(work, inputs), at.zeros, 0, at.dx + first_row * at.x_stride, at.x_stride,
                        False, at.buffer + own)  # fmt: skip
     scatter_rows(work, at.dx, at.x_stride, batch * at.x_stride, dx, length, inputs, begin, 0, batch,
                  first_row, end_row, 0, inputs)  # fmt: skip
 
-    first_panel, end_panel = share((columns + width - 1) // width, member, size)
-    panel = first_panel
-    while panel < end_panel:
-        panels = panels_together(panel, end_panel)
-        pack_and_add_rows(work, at.dz + (depth - 1) * at.dz_stride, at.dz_stride, depth, columns, gates, panel, panels,
-                          work, at.panels + own, work, at.db, is_first)  # fmt: skip
-        add_product(work, at, at.xT, inputs, at.panels + own, depth, columns, at.dWx, dWx, blocked, panel, panels,
-                    is_first)  # fmt: skip
-        if apart:
-            pack_and_add_rows(work, at.dm + (depth - 1) * at.dz_stride, at.dz_stride, depth, columns, gates, panel,
-                              panels, work, at.panels + own, work, at.db + at.b_columns, is_first)  # fmt: skip
-        add_product(work, at, at.hT, hidden, at.panels + own, depth, columns, at.dWh, dWh, blocked, panel, panels,
-                    is_first)  # fmt: skip
-        panel += panels
+    width, gate_columns = panel_width(work), unit_count(work, hidden) * lanes(work)
+    for k in range((3 if late > 0 else 2) if apart else 1):  # dz, and dm by stages where it is apart
+        first_gate, count = stage(k - 1, gates, late) if k > 0 else (0, gates)
+        columns, dz, db, a, dWh_sums = count * gate_columns, at.dz, at.db, at.hT, at.dWh
+        if k > 0:
+            dz = at.dm + first_gate * gate_columns
+            db = at.db + at.b_columns
+        if k > 1:
+            a = at.qT
+            db += stage_columns(hidden, first_gate, lanes(work))
+            dWh_sums += hidden * sum_columns(hidden, first_gate, lanes(work))
+        first_panel, end_panel = share((columns + width - 1) // width, member, size)
+        panel = first_panel
+        while panel < end_panel:
+            panels = panels_together(panel, end_panel)
+            pack_and_add_rows(work, dz + (depth - 1) * at.dz_stride, at.dz_stride, depth, columns, count, panel, panels,
+                              work, at.panels + own, work, db, is_first)  # fmt: skip
+            if k == 0:
+                add_product(work, at, at.xT, inputs, at.panels + own, depth, columns, at.dWx,
+                            dWx, 0, gates * gate_columns, blocked, panel, panels, is_first)  # fmt: skip
+            if k > 0 or not apart:
+                add_product(work, at, a, hidden, at.panels + own, depth, columns, dWh_sums,
+                            dWh, first_gate * gate_columns, gates * gate_columns, blocked, panel, panels,
+                            is_first)  # fmt: skip
+            panel += panels
 
 
 @expanded
-def add_product(work, at, a, rows, b, depth, columns, sums, gradient, blocked, panel, panels, is_first):
-    """Total += A @ B for `rows` rows and some panels of columns in one block; it starts from zero if `is_first`."""
+def add_product(work, at, a, rows, b, depth, columns, sums, gradient, g0, stride, blocked, panel, panels, is_first):
+    """Total += A @ B for `rows` rows and some panels of columns in one block; it starts from zero if `is_first`.
+
+    The total lies in blocks at `sums`, or else in rows of the gradient, whose columns begin at `g0`.
+    """
     width = panel_width(work)
     if blocked:
-        stride = PANELS_AT_ONCE * width
-        here = sums + panel // PANELS_AT_ONCE * rows * stride + panel % PANELS_AT_ONCE * width
-        s0, start_stride = (at.zeros, 0) if is_first else (here, stride)
+        block = PANELS_AT_ONCE * width
+        here = sums + panel // PANELS_AT_ONCE * rows * block + panel % PANELS_AT_ONCE * width
+        s0, start_stride = (at.zeros, 0) if is_first else (here, block)
         multiply(work, a, at.t_stride, rows, work, b, depth, panels * VECTORS_PER_PANEL,
-                 work, s0, start_stride, work, here, stride, False)  # fmt: skip
+                 work, s0, start_stride, work, here, block, False)  # fmt: skip
     else:
-        here = panel * width
-        vectors = min(panels * VECTORS_PER_PANEL, (columns - here) // lanes(work))
+        here = g0 + panel * width
+        vectors = min(panels * VECTORS_PER_PANEL, (columns - panel * width) // lanes(work))
         if is_first:
             multiply(work, a, at.t_stride, rows, work, b, depth, vectors,
-                     work, at.zeros, 0, gradient, here, columns, False)  # fmt: skip
+                     work, at.zeros, 0, gradient, here, stride, False)  # fmt: skip
         else:
             multiply(work, a, at.t_stride, rows, work, b, depth, vectors,
-                     gradient, here, columns, gradient, here, columns, False)  # fmt: skip
+                     gradient, here, stride, gradient, here, stride, False)  # fmt: skip
 
 
 @expanded

@@ -15,7 +15,7 @@ from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.passes import passes_of
-from rnnkernels.kernels.simd import fma, lanes, load, negative, store
+from rnnkernels.kernels.simd import fma, lanes, load, negative, store, without_tiny
 
 GATES = 1
 
@@ -24,7 +24,7 @@ GATES = 1
 def rnn_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
     """Units `first .. end` of a row: equation (2)."""
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
-        value = tanh(load(work, z + j))
+        value = without_tiny(tanh(load(work, z + j)))
         store(work, h + j, value)
         store(track, track_next + j, value)
 
@@ -42,7 +42,7 @@ def rnn_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         value = load(track, track_next + j)
         store(work, h + j, value)
-        store(work, dz + j, load(work, dh + j) * fma(negative(value), value, 1.0))
+        store(work, dz + j, without_tiny(load(work, dh + j) * fma(negative(value), value, 1.0)))
 
 
 FORWARD, BACKWARD, STREAM = passes_of(

@@ -295,6 +295,25 @@ def where_negative(typingctx, test, a, b):
     return _vector_function(generate)(test, a, b)
 
 
+TINY = {"float": 2.0**-100, "double": 2.0**-960}
+"""Magnitudes below which `without_tiny` gives zero: products with the weights of a model stay normal numbers."""
+
+
+@intrinsic
+def without_tiny(typingctx, a):
+    """`a`, or zero in the lanes where it is so small that processors would take many times as long for its products.
+
+    States and gradients that decay from step to step would all come to that. NaN stays NaN.
+    """
+
+    def generate(builder, v, x):
+        magnitude = call_llvm(builder, "fabs", v, x)
+        is_tiny = builder.fcmp_ordered("<", magnitude, ir.Constant(v, [TINY[str(v.element)]] * v.count))
+        return builder.select(is_tiny, ir.Constant(v, [0.0] * v.count), x)
+
+    return _vector_function(generate)(a)
+
+
 @intrinsic
 def power_of_two(typingctx, n, shifter):
     """`2**n`, where `n` is a whole number that was added to `shifter` = 1.5 * 2**(mantissa bits).
