@@ -13,7 +13,7 @@ from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
 from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, word_embedding_forward
-from rnnkernels.gru import GRUCache, gru_backward, gru_forward, gru_step_backward, gru_step_forward
+from rnnkernels.gru import GRUCache, GRUResetBeforeCache, gru_backward, gru_forward, gru_step_backward, gru_step_forward
 from rnnkernels.layers import GRU, LSTM, RNN
 from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
@@ -28,6 +28,7 @@ __all__ = [
     "RNN",
     "Explanation",
     "GRUCache",
+    "GRUResetBeforeCache",
     "GRUState",
     "GRUStream",
     "LSTMCache",

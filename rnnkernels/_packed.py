@@ -26,11 +26,13 @@ class PackedWeights:
         self._panels = _sequence.forward_panels(cell, self.D, self.H, self.dtype)
         memory = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in ((0, at_Wh), (at_Wh, at_b))]
         self.forward = _sequence.pack(Team(1), layout.pack_columns, (Wx, Wh), gates, self._panels, memory)
-        stride = (end - at_b) // len(checked)
-        passes.pack_biases(
-            tuple(for_kernels(bias) for bias in checked), gates, cell.late, self.H, self.flat, at_b, stride
-        )
-        self._at_b = at_b
+        self._at_b = begin = at_b
+        for k, bias in enumerate(checked):
+            for first, count in cell.stages if k else ((0, gates),):
+                length = _sequence.panel_columns(count * _sequence.unit_columns(self.H, self.dtype), self.dtype)
+                passes.interleave_bias(for_kernels(bias), first, count, gates, self.flat, begin, length // lanes)
+                begin += length
+            begin = at_b + (k + 1) * (end - at_b) // len(checked)
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:

@@ -109,7 +109,7 @@ def temporal_affine_forward(
         kernels.FORWARD_ALONE[x.dtype](rows, w, b, results, thread_scratch(x.dtype))
     else:
         start = aligned_empty((1, panel_columns(M, x.dtype)), x.dtype)
-        passes.interleave_bias(for_kernels(b), 1, start.reshape(-1), 0, start.size // lanes_of(x.dtype))
+        passes.interleave_bias(for_kernels(b), 0, 1, 1, start.reshape(-1), 0, start.size // lanes_of(x.dtype))
         _multiply_rows(layout.pack_columns, for_kernels(rows), for_kernels(w), start, results, num_threads)
     return out, TemporalAffineCache(x, w) if keep_cache else None
 

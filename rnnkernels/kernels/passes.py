@@ -460,9 +460,9 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
 
 
 @kernel
-def pack_biases(biases, gates, late, hidden, target, offset, stride):
-    """Natural biases as interleaved rows; overwrites them in `target`."""
-    interleave_biases(biases, gates, late, len(biases), hidden, target, offset, stride)
+def interleave_bias(bias, first_gate, gates, of, target, offset, vectors):
+    """Some gates of a natural bias as an interleaved row of so many vectors; overwrites it in `target`."""
+    interleave_row(bias, first_gate, gates, of, target, offset, vectors)
 
 
 @inlined
