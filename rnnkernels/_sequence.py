@@ -11,7 +11,7 @@ from rnnkernels import _tuning as tuning
 from rnnkernels._checks import Sizes, for_kernels
 from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
-from rnnkernels._tuning import PACKED_ROWS, THREAD_ROWS
+from rnnkernels._tuning import PACKED_ROWS
 from rnnkernels.kernels import layout, micro_kernel, phases, simd
 from rnnkernels.kernels.cell import Cell
 
@@ -124,7 +124,7 @@ def _plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | 
     N, T, D, H = sizes
     gates, lanes = len(cell.gates), simd.lanes_of(dtype)
     flops = step_flops(sizes, cell)
-    threads, by_rows = _split(sizes, dtype, flops, num_threads)
+    threads, by_rows = _split(cell, sizes, dtype, flops, num_threads)
     rows = max(-(-N // threads) if by_rows else N, 1)
     columns = gates * unit_columns(H, dtype)
     chunk = max(
@@ -145,7 +145,7 @@ def _plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int |
     N, T, D, H = sizes
     lanes = simd.lanes_of(dtype)
     flops = 2 * step_flops(sizes, cell)
-    threads, by_rows = _split(sizes, dtype, flops, num_threads)
+    threads, by_rows = _split(cell, sizes, dtype, flops, num_threads)
     chunks = max(round(N * T / tuning.BACKWARD_CHUNK_ROWS), 1)
     chunk = max(-(-T // chunks), 1)
     blocked = chunk < T or H % lanes > 0
@@ -160,12 +160,14 @@ def _is_worth_packing(N: int, T: int, flops: int) -> bool:
     return T >= tuning.PACKED_STEPS and T * flops >= tuning.PACKED_FLOPS
 
 
-def _split(sizes: Sizes, dtype: np.dtype, step_flops: int, num_threads: int | None) -> tuple[int, bool]:
+def _split(cell: Cell, sizes: Sizes, dtype: np.dtype, step_flops: int, num_threads: int | None) -> tuple[int, bool]:
     """Return how many threads a pass takes, and whether they divide the batch or the hidden units."""
     panels = panel_columns(sizes.H, dtype) // micro_kernel.panel_columns(dtype)
-    parts = max(min(panels, step_flops // tuning.STEP_FLOPS), sizes.N // THREAD_ROWS)
+    is_near = len(cell.gates) * sizes.H**2 * dtype.itemsize <= tuning.NEAR_BYTES
+    rows = tuning.THREAD_ROWS if is_near else tuning.FAR_THREAD_ROWS
+    parts = max(min(panels, step_flops // tuning.STEP_FLOPS), sizes.N // rows)
     threads = threads_for(sizes.T * step_flops, parts, num_threads)
-    return threads, threads > 1 and threads * THREAD_ROWS <= sizes.N
+    return threads, threads > 1 and threads * rows <= sizes.N
 
 
 class Panels(NamedTuple):

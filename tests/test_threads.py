@@ -20,6 +20,7 @@ import rnnkernels
 from rnnkernels import _sequence, _threads, _tuning
 from rnnkernels._checks import Sizes
 from rnnkernels.kernels import team as kernels
+from rnnkernels.kernels.cell import cells
 from rnnkernels.kernels.trace import read_clock
 
 
@@ -339,10 +340,18 @@ def test_num_threads__respect_the_affinity():
 
 
 def test_split__leaves_steps_too_short_to_wait_for_on_one_thread():
-    float32, many = np.dtype(np.float32), 1 << 30
-    assert _sequence._split(Sizes(1, many, 16, 64), float32, _tuning.STEP_FLOPS, 2) == (1, False)
-    assert _sequence._split(Sizes(1, many, 16, 64), float32, 2 * _tuning.STEP_FLOPS, 2) == (2, False)
-    assert _sequence._split(Sizes(64, many, 1, 1), float32, 2, 2) == (2, True)
+    float32, many, rnn = np.dtype(np.float32), 1 << 30, cells["rnn"]
+    assert _sequence._split(rnn, Sizes(1, many, 16, 64), float32, _tuning.STEP_FLOPS, 2) == (1, False)
+    assert _sequence._split(rnn, Sizes(1, many, 16, 64), float32, 2 * _tuning.STEP_FLOPS, 2) == (2, False)
+    assert _sequence._split(rnn, Sizes(64, many, 1, 1), float32, 2, 2) == (2, True)
+
+
+def test_split__divides_the_batch_where_weights_are_near_or_serve_many_rows():
+    def by_rows(N, H):
+        return _sequence._split(cells["lstm"], Sizes(N, 100, 64, H), np.dtype(np.float32), 1 << 30, 2)[1]
+
+    assert [by_rows(N, 128) for N in (1, 3, 4, 16)] == [False, False, True, True]
+    assert [by_rows(N, 1024) for N in (1, 4, 15, 16)] == [False, False, False, True]
 
 
 def test_segments__cover_everything_once():

@@ -41,7 +41,10 @@ STEPS_PER_SAMPLE = 100
 
 LONG = {f"T = {T}": (1, T, 16, 64) for T in (1_000, 10_000, 100_000)}
 
-GATES = {"lstm": 4, "rnn": 1, "gru": 3}
+GATES = {"lstm": 4, "rnn": 1, "gru": 3, "gru_reset_before": 3}
+VARIANTS = {"gru_reset_before": ("gru", {"reset_after": False})}
+"""What functions begin with and are passed, where that is more than the name of the cell."""
+
 STATE_SCALES = {"lstm": (0.5, 1.0), "rnn": (0.5,), "gru": (0.5,)}
 """A number for each state of a cell: how far it is from zero."""
 
@@ -114,17 +117,20 @@ class Layer:
             normal((columns,), dtype, 0.1),
         )
         module = implementation(name)
-        self._forward = function(module, f"{cell}_forward")
-        self._backward = function(module, f"{cell}_backward")
+        prefix, self._options = VARIANTS.get(cell, (cell, {}))
+        self._forward = function(module, f"{prefix}_forward")
+        self._backward = function(module, f"{prefix}_backward")
+        if not self._options.keys() <= inspect.signature(self._forward).parameters.keys():
+            raise NotImplementedError(f"this commit has no {cell}")
 
     def forward(self):
-        return self._forward(*self.arguments)
+        return self._forward(*self.arguments, **self._options)
 
     def inference(self):
-        return without_cache(self._forward)(*self.arguments)
+        return without_cache(self._forward)(*self.arguments, **self._options)
 
     def training(self):
-        _, cache = self._forward(*self.arguments)
+        _, cache = self._forward(*self.arguments, **self._options)
         return self._backward(self.dh, cache)
 
 
