@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-CacheT = TypeVar("CacheT")
+CacheT_co = TypeVar("CacheT_co", covariant=True)
 StateT = TypeVar("StateT")
 
 
@@ -60,7 +60,7 @@ class GRUState(NamedTuple):
         return _describe(self, self._asdict())
 
 
-class ForwardResult(tuple[np.ndarray, CacheT], Generic[CacheT, StateT]):
+class ForwardResult(tuple[np.ndarray, CacheT_co], Generic[CacheT_co, StateT]):
     """Result of a forward pass: a pair, with the state after the last step as an attribute.
 
     Whoever makes one sets either `state` or `make_state`, a function without arguments that is called when the state is
@@ -86,8 +86,8 @@ class ForwardResult(tuple[np.ndarray, CacheT], Generic[CacheT, StateT]):
 
     make_state: Callable[[], StateT]
 
-    h = property(itemgetter(0))
-    cache = property(itemgetter(1))
+    h: np.ndarray = property(itemgetter(0))  # type: ignore[assignment]
+    cache: CacheT_co = property(itemgetter(1))  # type: ignore[assignment]
 
     @cached_property
     def state(self) -> StateT:

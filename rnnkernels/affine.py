@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -56,6 +56,18 @@ class TemporalAffineCache:
     w: np.ndarray
 
 
+@overload
+def temporal_affine_forward(
+    x: Any, w: Any, b: Any, *, keep_cache: Literal[True] = True, num_threads: int | None = None
+) -> tuple[np.ndarray, TemporalAffineCache]: ...
+@overload
+def temporal_affine_forward(
+    x: Any, w: Any, b: Any, *, keep_cache: Literal[False], num_threads: int | None = None
+) -> tuple[np.ndarray, None]: ...
+@overload
+def temporal_affine_forward(
+    x: Any, w: Any, b: Any, *, keep_cache: bool, num_threads: int | None = None
+) -> tuple[np.ndarray, TemporalAffineCache | None]: ...
 @profiled
 def temporal_affine_forward(
     x: Any, w: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None

@@ -1,7 +1,7 @@
 """Word embedding."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -40,6 +40,18 @@ class WordEmbeddingCache:
     W: np.ndarray
 
 
+@overload
+def word_embedding_forward(
+    x: Any, W: Any, *, keep_cache: Literal[True] = True, num_threads: int | None = None
+) -> tuple[np.ndarray, WordEmbeddingCache]: ...
+@overload
+def word_embedding_forward(
+    x: Any, W: Any, *, keep_cache: Literal[False], num_threads: int | None = None
+) -> tuple[np.ndarray, None]: ...
+@overload
+def word_embedding_forward(
+    x: Any, W: Any, *, keep_cache: bool, num_threads: int | None = None
+) -> tuple[np.ndarray, WordEmbeddingCache | None]: ...
 @profiled
 def word_embedding_forward(
     x: Any, W: Any, *, keep_cache: bool = True, num_threads: int | None = None

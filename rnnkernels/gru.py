@@ -1,6 +1,6 @@
 """The GRU: over whole sequences, and step by step."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -58,6 +58,45 @@ def _family_of(cache: Any) -> _recurrent.Family:
     return family(not isinstance(cache, GRUResetBeforeCache))
 
 
+@overload
+def gru_forward(
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    reset_after: bool = True,
+    keep_cache: Literal[True] = True,
+    num_threads: int | None = None,
+) -> ForwardResult[GRUCache | GRUResetBeforeCache, GRUState]: ...
+@overload
+def gru_forward(
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    reset_after: bool = True,
+    keep_cache: Literal[False],
+    num_threads: int | None = None,
+) -> ForwardResult[None, GRUState]: ...
+@overload
+def gru_forward(
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    reset_after: bool = True,
+    keep_cache: bool,
+    num_threads: int | None = None,
+) -> ForwardResult[GRUCache | GRUResetBeforeCache | None, GRUState]: ...
 @profiled
 def gru_forward(
     x: Any,
@@ -226,6 +265,45 @@ def gru_backward(
     return _recurrent.backward(_family_of(cache), dh, cache, dstate, num_threads)
 
 
+@overload
+def gru_step_forward(
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    reset_after: bool = True,
+    keep_cache: Literal[True] = True,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, GRUCache | GRUResetBeforeCache]: ...
+@overload
+def gru_step_forward(
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    reset_after: bool = True,
+    keep_cache: Literal[False],
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, None]: ...
+@overload
+def gru_step_forward(
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    bh: Any = None,
+    reset_after: bool = True,
+    keep_cache: bool,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, GRUCache | GRUResetBeforeCache | None]: ...
 @profiled
 def gru_step_forward(
     x: Any,

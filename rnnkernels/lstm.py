@@ -1,6 +1,6 @@
 """The LSTM: over whole sequences, and step by step."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -45,6 +45,34 @@ class LSTMCache(RecurrentCache):
 FAMILY = _recurrent.family(CELL, LSTMCache, LSTMState)
 
 
+@overload
+def lstm_forward(
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    c0: Any = None,
+    keep_cache: Literal[True] = True,
+    num_threads: int | None = None,
+) -> ForwardResult[LSTMCache, LSTMState]: ...
+@overload
+def lstm_forward(
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    c0: Any = None,
+    keep_cache: Literal[False],
+    num_threads: int | None = None,
+) -> ForwardResult[None, LSTMState]: ...
+@overload
+def lstm_forward(
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, c0: Any = None, keep_cache: bool, num_threads: int | None = None
+) -> ForwardResult[LSTMCache | None, LSTMState]: ...
 @profiled
 def lstm_forward(
     x: Any,
@@ -201,6 +229,34 @@ def lstm_backward(
     return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
 
 
+@overload
+def lstm_step_forward(
+    x: Any,
+    prev_h: Any,
+    prev_c: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    keep_cache: Literal[True] = True,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, LSTMCache]: ...
+@overload
+def lstm_step_forward(
+    x: Any,
+    prev_h: Any,
+    prev_c: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    keep_cache: Literal[False],
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, None]: ...
+@overload
+def lstm_step_forward(
+    x: Any, prev_h: Any, prev_c: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool, num_threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]: ...
 @profiled
 def lstm_step_forward(
     x: Any,

@@ -1,6 +1,6 @@
 """The vanilla RNN with tanh: over whole sequences, and step by step."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -25,6 +25,18 @@ class RNNCache(RecurrentCache):
 FAMILY = _recurrent.family(CELL, RNNCache, RNNState)
 
 
+@overload
+def rnn_forward(
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[True] = True, num_threads: int | None = None
+) -> ForwardResult[RNNCache, RNNState]: ...
+@overload
+def rnn_forward(
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[False], num_threads: int | None = None
+) -> ForwardResult[None, RNNState]: ...
+@overload
+def rnn_forward(
+    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool, num_threads: int | None = None
+) -> ForwardResult[RNNCache | None, RNNState]: ...
 @profiled
 def rnn_forward(
     x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
@@ -157,6 +169,18 @@ def rnn_backward(
     return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
 
 
+@overload
+def rnn_step_forward(
+    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[True] = True, num_threads: int | None = None
+) -> tuple[np.ndarray, RNNCache]: ...
+@overload
+def rnn_step_forward(
+    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[False], num_threads: int | None = None
+) -> tuple[np.ndarray, None]: ...
+@overload
+def rnn_step_forward(
+    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool, num_threads: int | None = None
+) -> tuple[np.ndarray, RNNCache | None]: ...
 @profiled
 def rnn_step_forward(
     x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None

@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,13 @@ def test_tracked_files__name_no_path_of_one_machine():
         path = ROOT / name
         if path.suffix in (".py", ".md", ".toml", ".json", ".yml", "") and path.is_file():
             assert not pattern.search(path.read_text(encoding="utf-8")), name
+
+
+def test_links__lead_to_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    homepage = project["urls"]["Homepage"]
+    for name in ("pyproject.toml", "README.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"https://github\.com/[\w.-]+/rnnkernels", text)) <= {homepage}, name
+        for target in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", text):
+            assert (ROOT / target).exists(), f"{name}: {target}"
