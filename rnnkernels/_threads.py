@@ -187,7 +187,7 @@ class Pace:
         """Learn from a call."""
         took_ns = end_ns - begin_ns
         if not with_team:
-            self.alone_ns = took_ns
+            self.alone_ns = min(took_ns, 2 * self.alone_ns or took_ns)  # one that was held up does not count for much
             return
         self.team_ns = took_ns
         if not self.alone_ns or took_ns * WORTH <= self.alone_ns:
@@ -196,7 +196,7 @@ class Pace:
         self.doubts += 1
         if self.doubts > 1 or took_ns > WORTH * self.alone_ns:
             self.doubts = 0
-            self.rest_end_ns = end_ns + min(self.rest * took_ns, MOST_REST_NS)
+            self.rest_end_ns = end_ns + min(self.rest * self.alone_ns, MOST_REST_NS)
             self.rest = min(2 * self.rest, MOST_REST)
 
 

@@ -41,8 +41,9 @@ WORTH = 1.25
 """How many times as fast a team must make a call."""
 
 LEAST_REST, MOST_REST, MOST_REST_NS = 20, 1280, 10_000_000_000
-"""For how long calls go on alone after a team was not worth it: so many times as long as it took, each time twice as
-long as before, and 10 s at most."""
+"""For how long calls go on alone after a team was not worth it: for so many calls, each time twice as long as before, and
+10 s at most. Beside six busy processes on two processors, teams that are tried so seldom cost less than what the times
+of one thread differ by."""
 
 REVIEW_CALLS = 64
 """One call of so many is alone, to see what that takes."""

@@ -412,7 +412,7 @@ def test_pace__gives_a_team_up_for_longer_each_time(pace, with_team_ns, tries):
     had_team = pace(3000, with_team_ns, 1000)
     assert had_team[: 2 + tries] == [True, False, *[True] * tries]
     pauses = [len(run) for run in "".join("T" if had else "." for had in had_team[2 + tries :]).split("T") if run]
-    assert pauses[0] >= 0.9 * _tuning.LEAST_REST * with_team_ns / 1000
+    assert pauses[0] == _tuning.LEAST_REST
     assert pauses[1] > 1.5 * pauses[0]
     assert had_team[1000:].count(True) <= 0.01 * 2000
 
