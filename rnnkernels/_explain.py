@@ -208,12 +208,13 @@ def _explain_pass(
 ) -> PassPlan:
     if direction == "forward":
         plan = _sequence.plan_forward(cell, sizes, dtype, num_threads)
-        shapes = _sequence.forward_panels(cell, sizes.D, sizes.H, dtype)
+        panels = _sequence.forward_panels(cell, sizes.D, sizes.H, dtype)
         costs = forward_costs(sizes, cell, dtype, plan, keeps)
     else:
         plan = _sequence.plan_backward(cell, sizes, dtype, num_threads)
-        shapes = _sequence.backward_panels(cell, sizes.D, sizes.H, dtype)
+        panels = _sequence.backward_panels(cell, sizes.D, sizes.H, dtype)
         costs = backward_costs(sizes, cell, dtype, plan)
+    packed = sum(math.prod(part.shape) for parts in panels for part in parts)
     resident = costs["recur"].resident
     return PassPlan(
         direction=direction,
@@ -223,7 +224,7 @@ def _explain_pass(
         strip=plan.strip,
         recurrent_bytes=resident,
         recurrent_bandwidth=bandwidth(resident, plan.threads) / plan.threads,
-        scratch_bytes=(plan.scratch + (sum(map(math.prod, shapes)) if plan.packs else 0)) * dtype.itemsize,
+        scratch_bytes=(plan.scratch + packed * plan.packs) * dtype.itemsize,
         phases=tuple(
             PhasePlan(name, cost.flops, cost.bytes, cost.limit_seconds(dtype, plan.threads))
             for name, cost in costs.items()

@@ -56,7 +56,8 @@ class Layer:
         columns = len(cell.gates) * H
         shapes = (D, columns), (H, columns), *[(columns,) for _ in cell.biases]
         weights = [rng.uniform(-bound, bound, shape).astype(dtype) for shape in shapes]
-        return cls(*weights[:3], **dict(zip(cell.biases[1:], weights[3:], strict=True)), **options)
+        others: dict[str, Any] = {**dict(zip(cell.biases[1:], weights[3:], strict=True)), **options}
+        return cls(weights[0], weights[1], weights[2], **others)
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
