@@ -41,9 +41,9 @@ WORTH = 1.25
 """How many times as fast a team must make a call."""
 
 LEAST_REST, MOST_REST, MOST_REST_NS = 20, 1280, 10_000_000_000
-"""For how many calls a kind goes on alone after a team was not worth it: each time twice as many as before, and for 10 s
-at most. Beside six busy processes on two processors, a loop of calls on two threads took 0.50 and 1.05 times as long as
-on one in the mean, at 1, 300, 256, 256 and 4, 150, 128, 128 (LSTM inference, float32)."""
+"""For how many calls a kind goes on alone after a team was not worth it: each time twice as many as before, and for at
+most 10 s. Beside six busy processes on two processors, a loop of calls on two threads took 0.50 and 1.05 times as long
+as on one in the mean, at 1, 300, 256, 256 and 4, 150, 128, 128 (LSTM inference, float32)."""
 
 REVIEW_CALLS = 64
 """One call of so many is alone, to see what that takes."""
