@@ -243,6 +243,8 @@ class SmallCall(NamedTuple):
     tape: tuple[int, int, int]
     track: tuple[int, int, int]
     """Shapes of arrays."""
+    no_tape: np.ndarray | None
+    """The tape of a cell that keeps nothing in it."""
     scratch: int
     division: tuple[Any, ...]
     """Last arguments of the kernel."""
@@ -261,6 +263,7 @@ def small_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, *argum
         (N * T, H),
         (T if keeps else 1, N, len(cell.tape) * units),
         (T + 1 if keeps else 1, N, units),
+        None if cell.tape else np.zeros((T if keeps else 1, N, 0), dtype),
         plan.scratch,
         (recorder.NO_TRACE, ALONE, 0, N, False, 0, T, plan.chunk, plan.strip, 1, False),
     )
