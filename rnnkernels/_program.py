@@ -79,7 +79,10 @@ def advice(groups: Sequence[Sequence[Call]], seconds: float, outside: float) -> 
                 f"{threads}: see `num_threads`, `set_num_threads` and RNNKERNELS_NUM_THREADS."
             )
         elif first.threads > 1 and all(call.joined < call.threads for call in group):
-            found.append(f"{first.name}, {share:.0%}: threads did not come; other programs keep the processors busy.")
+            found.append(
+                f"{first.name}, {share:.0%}: alone, since threads did not come or gained too little; other programs may "
+                "keep the processors busy."
+            )
     return found
 
 
