@@ -80,8 +80,8 @@ def advice(groups: Sequence[Sequence[Call]], seconds: float, outside: float) -> 
             )
         elif first.threads > 1 and all(call.joined < call.threads for call in group):
             found.append(
-                f"{first.name}, {share:.0%}: alone, since threads did not come or gained too little; other programs may "
-                "keep the processors busy."
+                f"{first.name}, {share:.0%}: alone, since threads did not come or gained too little; other programs "
+                "may keep the processors busy."
             )
     return found
 
