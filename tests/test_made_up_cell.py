@@ -14,7 +14,6 @@ from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.passes import passes_of
 from rnnkernels.kernels.simd import fma, lanes, load, negative, store
-from rnnkernels.streaming import RNNStream, open_stream
 
 LEAK = 0.25
 
@@ -68,8 +67,9 @@ def test_cell__needs_no_more_than_its_description(rng, monkeypatch, cell):
     expected = [numerical_gradient(lambda: in_numpy(*arguments), a, dh) for a in arguments]
     for got, want in zip(_recurrent.backward(family, dh, cache, None, None), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-9)
-    stream = open_stream(RNNStream, PackedWeights(cell, *weights[:2], {"b": weights[2]}), {"h": h0}, None)
-    assert_same_bits(stream.steps(x), h)
+    packed = PackedWeights(cell, *weights[:2], {"b": weights[2]})
+    again, _ = _recurrent.forward(family, x, (h0,), *weights[:2], weights[2:], False, None, packed.forward)
+    assert_same_bits(again, h)
     assert rnnkernels.explain(3, 9, 4, 21, cell="leaky", dtype="float64").flops == 2 * 3 * 9 * 21 * (4 + 21)
     with pytest.raises(ValueError, match="`Wx` must have shape"):
         _recurrent.forward(family, x, (h0,), weights[0].T, weights[1], weights[2:], True, None)
