@@ -165,17 +165,18 @@ def is_for_one(flops: float, num_threads: int | None) -> bool:
 
 
 class Pace:
-    """How long calls of one kind took with a team and alone, and when the next one had better be alone.
+    """How long calls of one kind take alone, and when the next one had better be alone.
 
     The first call has a team, the second none. From then on calls have one as long as it makes them WORTH times as
-    fast, and are alone for a while otherwise: at once if a team was slower than nobody, or else after the second such
-    call, since the first may have found the others asleep. Now and then one call is alone to see what that takes now.
+    fast, and are alone for a while otherwise: at once if a team took WORTH times as long as one thread, or else after
+    the second such call, since the first may have found the others asleep. Now and then one call is alone to see what
+    that takes now.
     """
 
-    __slots__ = ("alone_ns", "calls", "doubts", "rest", "rest_end_ns", "team_ns")
+    __slots__ = ("alone_ns", "calls", "doubts", "rest", "rest_end_ns")
 
     def __init__(self) -> None:
-        self.team_ns = self.alone_ns = self.calls = self.doubts = self.rest_end_ns = 0
+        self.alone_ns = self.calls = self.doubts = self.rest_end_ns = 0
         self.rest = LEAST_REST
 
     def wants_team(self, now_ns: int) -> bool:
@@ -189,7 +190,6 @@ class Pace:
         if not with_team:
             self.alone_ns = min(took_ns, 2 * self.alone_ns or took_ns)  # one that was held up does not count for much
             return
-        self.team_ns = took_ns
         if not self.alone_ns or took_ns * WORTH <= self.alone_ns:
             self.doubts, self.rest = 0, LEAST_REST
             return

@@ -46,7 +46,7 @@ most 10 s. Beside six busy processes on two processors, a loop of calls on two t
 as on one in the mean, at 1, 300, 256, 256 and 4, 150, 128, 128 (LSTM inference, float32)."""
 
 REVIEW_CALLS = 64
-"""One call of so many is alone, to see what that takes."""
+"""One call of so many is alone, to see what that takes; not tuned."""
 
 # Of the next, where it says no more: medians of nine interleaved calls at N, T, D = 50, 17, 512 and V = 10,000,
 # float32, AMD EPYC.
@@ -75,4 +75,5 @@ SMALL_FLOPS = 2 * THREAD_FLOPS
 """Work of a call up to which it is small: on one thread, whatever the number of threads, and in one kernel call."""
 
 PACKED_STEPS, PACKED_FLOPS = 3, 1_000_000
-"""Steps and operations of a pass from which on weights are packed rather than read where they lie."""
+"""Steps and operations of a pass from which on weights are packed rather than read where they lie; first guesses, not
+tuned yet."""

@@ -167,8 +167,7 @@ def gru_forward(
 
         n    = tanh(b_n + x[t] @ Wx_n + bh_n + (r * h[t-1]) @ Wh_n)
 
-    The bits of h depend neither on the
-    other sequences nor on how the steps are divided among calls.
+    The bits of h depend neither on the other sequences nor on how the steps are divided among calls.
 
     References
     ----------
@@ -244,7 +243,7 @@ def gru_backward(
         dm      = dz_r, dz_z, dz_n
         dh[t-1] = dh[t-1] + dh[t] * z + dq * r + dm_rz @ Wh_rz.T,   dWh_n = sum q.T @ dm_n[t]
 
-    and in both cases::
+    and in both cases, but for that dWh_n::
 
         dx = dz @ Wx.T,   dWx = sum x[t].T @ dz[t],   dWh = sum h[t-1].T @ dm[t],   db = sum dz[t],   dbh = sum dm[t]
 
