@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from rnnkernels import _sequence
+from rnnkernels._spans import Spans
 from rnnkernels.kernels.cell import Cell
 
 CacheT = TypeVar("CacheT", bound="RecurrentCache")
@@ -40,15 +41,21 @@ class RecurrentCache(_Fields):
     """Of which it is."""
     shapes: tuple[tuple[int, ...] | None, ...] | None = None
     """Of x and the states of a step as they were given, where they were broadcast."""
+    spans: Spans | None = None
+    """Sequences of the tape and the track where these are not the rows of x."""
 
     def _kept(self, name: str) -> np.ndarray:
         """What the tape has under a name, (N, T, H), a copy."""
         kept = _sequence.natural(self.tape, self.h0.shape[1], len(self.cell.tape))
-        return np.moveaxis(kept[:, :, self.cell.tape.index(name)], 0, 1).copy()
+        return self._in_rows(kept[:, :, self.cell.tape.index(name)])
 
     def _tracked(self) -> np.ndarray:
         """The tracked state after each step, (N, T, H), a copy."""
-        return np.moveaxis(self.track[1:, :, : self.h0.shape[1]], 0, 1).copy()
+        return self._in_rows(self.track[1:, :, : self.h0.shape[1]])
+
+    def _in_rows(self, steps: np.ndarray) -> np.ndarray:
+        """(T, N, H) of the kernels as (N, T, H) of x."""
+        return np.moveaxis(steps, 0, 1).copy() if self.spans is None else self.spans.in_rows(steps)
 
     def in_dtype(self: CacheT, dtype: np.dtype) -> CacheT:
         """The same in another dtype."""
@@ -56,7 +63,7 @@ class RecurrentCache(_Fields):
             return self
         x, h0, Wx, Wh = (array.astype(dtype) for array in self[:4])
         cache = _restore(type(self), x, h0, Wx, Wh, *self._natural(), dtype)
-        cache.shapes = self.shapes
+        cache.shapes, cache.spans = self.shapes, self.spans
         return cache
 
     def _natural(self) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +74,11 @@ class RecurrentCache(_Fields):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle in natural order: that of the kernels differs from processor to processor."""
-        return _restore, (type(self), *self[:4], *self._natural(), self.x.dtype), {"shapes": self.shapes}
+        return (
+            _restore,
+            (type(self), *self[:4], *self._natural(), self.x.dtype),
+            {"shapes": self.shapes, "spans": self.spans},
+        )
 
     def __eq__(self, other: object) -> bool:
         return self is other

@@ -458,6 +458,43 @@ def check_rows(rows: Any, N: int) -> np.ndarray:
     return mask
 
 
+def check_lengths(lengths: Any, N: int, T: int) -> np.ndarray:
+    """Return the numbers of valid steps of N sequences as an array of int64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no integers, or not one for each sequence, or one is outside 0 <= length <= T.
+    """
+    array = _as_array("lengths", lengths)
+    if array.dtype.kind not in "iu" and array.size > 0:
+        raise TypeError(f"`lengths` must be of integers, the valid steps of each sequence; got {array.dtype}.")
+    check_shape("lengths", array, "(N,)", (N,), "`x`")
+    outside = (array < 0) | (array > T)
+    if outside.any():
+        n = int(np.argmax(outside))
+        raise ValueError(f"`lengths[{n}]` = {array[n]} is outside 0 <= length <= T = {T}, the steps of `x`.")
+    return array.astype(np.int64)
+
+
+def check_resets(resets: Any, N: int, T: int) -> np.ndarray:
+    """Return a mask of the steps at which sequences begin anew.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not of booleans, or its shape does not fit.
+    """
+    mask = _as_array("resets", resets)
+    if mask.dtype != np.bool_:
+        raise TypeError(
+            f"`resets` must be of booleans, true where a sequence begins anew; got {mask.dtype}. "
+            "For numbers 0 and 1 pass `resets != 0`."
+        )
+    check_shape("resets", mask, "(N, T)", (N, T), "`x`")
+    return mask
+
+
 def check_for_stream(name: str, value: Any, symbols: str, shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
     """Bring an argument to the dtype of a stream and to the layout of the kernels; None in `shape` fits any length.
 
@@ -508,7 +545,9 @@ def check_cache(cache: Any, kind: type[CacheT], forward: str) -> CacheT:
 def check_cell_cache(
     cell: Cell, cache: Any, kind: type[CacheT], forward: str, lanes: Mapping[Any, int]
 ) -> tuple[CacheT, Sizes]:
-    """Reject a cache whose arrays do not fit each other; kernels would read beyond them. Returns it and its sizes.
+    """Reject a cache whose arrays do not fit each other; kernels would read beyond them.
+
+    Returns it, and the sizes of its batch as the kernels see it.
 
     Raises
     ------
@@ -521,15 +560,20 @@ def check_cell_cache(
     if is_plain(dtype, cache) and x.ndim in (2, 3) and h0.ndim == 2:
         N, D, H = x.shape[0], x.shape[-1], h0.shape[1]
         T = x.shape[1] if x.ndim == 3 else 1
+        spans, S, steps = cache.spans, N, T
+        are_spans = spans is None or _are_spans_of(spans, N, T)
+        if spans is not None and are_spans:
+            S, steps = spans.places.shape[1], spans.longest
         columns, units = len(cell.gates) * H, -(-H // lanes[dtype]) * lanes[dtype]
         if (
-            h0.shape[0] == N
+            are_spans
+            and h0.shape[0] == N
             and Wx.shape == (D, columns)
             and Wh.shape == (H, columns)
-            and tape.shape == (T, N, len(cell.tape) * units)
-            and track.shape == (T + 1, N, units)
+            and tape.shape == (steps, S, len(cell.tape) * units)
+            and track.shape == (steps + 1, S, units)
         ):
-            return cache, Sizes(N, T, D, H)
+            return cache, Sizes(S, steps, D, H)
     came = ", ".join(
         f"{name}: {_kind_of(array)}"
         for name, array in zip(("x", "h0", "Wx", "Wh", "tape", "track"), cache, strict=True)
@@ -537,6 +581,32 @@ def check_cell_cache(
     raise ValueError(
         f"`cache` must be as {forward} left it, with arrays of one float dtype, C-contiguous, that fit one another; "
         f"got {came}. Call {forward} again; to keep a cache elsewhere, pickle it."
+    )
+
+
+def _are_spans_of(spans: Any, N: int, T: int) -> bool:
+    """Whether spans stay within the rows of N sequences of T steps, longer ones first."""
+    places, sequences, begins, ends = spans.places, spans.sequences, spans.begins, spans.ends
+    if not (
+        spans.shape == (N, T)
+        and spans.onward in (1, -1)
+        and all(type(array) is np.ndarray and array.flags.c_contiguous for array in (places, sequences, begins, ends))
+        and places.dtype == np.int64
+        and places.ndim == 2
+        and len(places) == 2
+        and sequences.shape == begins.shape == ends.shape == places.shape[1:]
+        and begins.dtype == ends.dtype == np.bool_
+        and sequences.dtype.kind == "i"
+    ):
+        return False
+    first, length = places[:, places[1] > 0]
+    last = first + spans.onward * (length - 1)
+    return bool(
+        (places[1] >= 0).all()
+        and (places[1, 1:] <= places[1, :-1]).all()
+        and (np.minimum(first, last) >= 0).all()
+        and (np.maximum(first, last) < N * T).all()
+        and ((sequences >= 0) & (sequences < N)).all()
     )
 
 

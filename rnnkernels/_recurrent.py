@@ -13,6 +13,7 @@ from rnnkernels._checks import (
     check_arguments,
     check_broadcast,
     check_cell_cache,
+    check_choice,
     check_dstate,
     check_given_gradient,
     check_single_step,
@@ -20,6 +21,7 @@ from rnnkernels._checks import (
 from rnnkernels._memory import borrow, empty, give_back
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
 from rnnkernels._sequence import Gradients, Kept, SmallBackward, SmallCall
+from rnnkernels._spans import Spans, find_spans
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.simd import LANES
 
@@ -56,13 +58,29 @@ def _fit(arrays: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...], dtype: np
     return True
 
 
-def _remember(family: Family, sizes: Sizes, keeps: bool, arguments: tuple[np.ndarray, ...]) -> None:
+def _remember(family: Family, sizes: Sizes, keeps: bool, only_last: bool, arguments: tuple[np.ndarray, ...]) -> None:
     """Keep what a call like this needs, if it is small."""
     if len(family.small) < MOST_SMALL_CALLS:
-        call = _sequence.small_forward(family.cell, sizes, arguments[0].dtype, keeps, *arguments)
+        call = _sequence.small_forward(family.cell, sizes, arguments[0].dtype, keeps, only_last, *arguments)
         if call is not None:
             Wx = arguments[1 + len(family.cell.states)]
-            family.small[arguments[0].dtype, keeps, arguments[0].shape, Wx.shape] = call
+            family.small[arguments[0].dtype, keeps, only_last, arguments[0].shape, Wx.shape] = call
+
+
+class Run(NamedTuple):
+    """What a forward pass leaves."""
+
+    h: np.ndarray
+    """Of all rows of x, (rows, H), or of none."""
+    last: np.ndarray
+    """After the last step, (N, H); of spans if there are any."""
+    track: np.ndarray
+    shapes: Any
+    """Of x and the states as they were given, where they were broadcast."""
+    cache: Any
+    spans: Spans | None
+    states: tuple[np.ndarray, ...]
+    """Before the first step, (N, H)."""
 
 
 def _run(
@@ -77,13 +95,15 @@ def _run(
     num_threads: int | None,
     packed: Any,
     is_step: bool,
-) -> tuple[np.ndarray, np.ndarray, Any, Any, tuple[np.ndarray, ...]]:
-    """Check and run; returns h (N * T, H), the track, what else, the cache and the states before the first step."""
+    only_last: bool = True,
+    parts: tuple[Any, ...] | None = None,
+) -> Run:
+    """Check and run; `parts` are lengths, reverse and resets if one of them asks for spans."""
     cell = family.cell
-    if num_threads is None and packed is None and not recorder.listeners:
+    if num_threads is None and packed is None and parts is None and not recorder.listeners:
         call, dtype = None, x.dtype if type(x) is np.ndarray else np.dtype(np.float32)
         if type(x) is np.ndarray and type(Wx) is np.ndarray:
-            call = family.small.get((dtype, keep_cache, x.shape, Wx.shape))
+            call = family.small.get((dtype, keep_cache, only_last, x.shape, Wx.shape))
             if call is not None and not _fit((x, *states, Wx, Wh, *biases), call.shapes, dtype):
                 whole_states, whole_biases = _with_zeros(x, states, Wh, biases)
                 if _fit((x, *whole_states, Wx, Wh, *whole_biases), call.shapes, dtype):
@@ -91,36 +111,49 @@ def _run(
                 else:
                     call = None
         if call is not None:
-            h, track = empty(call.h, dtype), empty(call.track, dtype)
+            h, last, track = empty(call.h, dtype), empty(call.last, dtype), empty(call.track, dtype)
             tape = empty(call.tape, dtype) if call.no_tape is None else call.no_tape
-            work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(call.h[0], x.shape[2])
-            call.code(rows, states[0], states[-1], Wx, Wh, biases, h, tape, track, work, *call.division)
+            work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(-1, x.shape[2])
+            call.code(
+                rows, states[0], states[-1], Wx, Wh, biases, h, last, tape, track, call.places, work, *call.division
+            )
             give_back(work)
             cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track)) if keep_cache else None
-            return h, track, None, cache, states
+            return _new(Run, (h, last, track, None, cache, None, states))
     named = dict(zip(cell.biases, biases, strict=True))
     checked = check_arguments(cell, x, names, states, Wx, Wh, named, is_step)
     arguments = checked.x, *checked.states, checked.Wx, checked.Wh, *checked.biases
-    h, kept = _sequence.run_forward(
+    sizes, spans = checked.sizes, None
+    h0, track0 = checked.states[0], checked.states[-1]
+    if parts is not None:
+        spans = find_spans(sizes.N, sizes.T, *parts)
+        if spans is not None:
+            sizes = Sizes(spans.places.shape[1], spans.longest, sizes.D, sizes.H)
+            h0, track0 = spans.initial(h0), spans.initial(track0)
+    h, last, kept = _sequence.run_forward(
         cell,
         checked.x,
-        checked.states[0],
-        checked.states[-1],
+        h0,
+        track0,
         (checked.Wx, checked.Wh),
         checked.biases,
-        checked.sizes,
+        sizes,
         keep_cache,
+        only_last,
         num_threads,
         packed,
+        spans,
     )
-    if packed is None and num_threads is None:
-        _remember(family, checked.sizes, keep_cache, arguments)
+    if packed is None and num_threads is None and spans is None:
+        _remember(family, checked.sizes, keep_cache, only_last, arguments)
     cache = None
     if keep_cache:
         cache = family.cache(checked.x, checked.states[0], checked.Wx, checked.Wh, *kept)
         if checked.shapes is not None:
             cache.shapes = checked.shapes
-    return h, kept.track, checked.shapes, cache, checked.states
+        if spans is not None:
+            cache.spans = spans
+    return Run(h, last, kept.track, checked.shapes, cache, spans, checked.states)
 
 
 _new = tuple.__new__
@@ -147,22 +180,36 @@ def forward(
     keep_cache: bool,
     num_threads: int | None,
     packed: Any = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    resets: Any = None,
+    outputs: str = "all",
 ) -> ForwardResult[Any, Any]:
     """Run a forward pass over sequences; `states` are those before the first step, None for zero."""
+    parts = None
+    if lengths is not None or reverse or resets is not None:
+        parts = lengths, reverse, resets
+    if outputs != "all":
+        check_choice("outputs", outputs, ("all", "last"))
+    only_last = outputs != "all"
     names = STATE_NAMES[family.cell.states]
-    h, track, _, cache, states = _run(family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False)
-    N = states[0].shape[0]
-    h = h.reshape(N, np.shape(x)[1], h.shape[1])
-    last = h[:, -1].copy() if h.shape[1] else states[0].copy()
-    result: ForwardResult[Any, Any] = ForwardResult((h, cache))
-    result.make_state = lambda: _last_state(family, last, track)
+    run = _run(family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, parts)
+    last = run.last if run.spans is None else run.spans.final(run.last)
+    N, H = last.shape
+    h = last.copy() if only_last else run.h.reshape(N, np.shape(x)[1], H)
+    result: ForwardResult[Any, Any] = ForwardResult((h, run.cache))
+    result.make_state = lambda: _last_state(family, last, run.track, run.spans)
     return result
 
 
-def _last_state(family: Family, last: np.ndarray, track: np.ndarray) -> Any:
+def _last_state(family: Family, last: np.ndarray, track: np.ndarray, spans: Spans | None) -> Any:
     if len(family.cell.states) == 1:
         return family.state(last)
-    return family.state(last, track[-1, :, : last.shape[1]].copy())
+    H = last.shape[1]
+    if spans is None:
+        return family.state(last, track[-1, :, :H].copy())
+    steps = spans.places[1] if len(track) > 1 else 0
+    return family.state(last, spans.final(track[steps, np.arange(track.shape[1]), :H]))
 
 
 def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, ...]) -> Gradients | None:
@@ -187,7 +234,9 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     if x.ndim == 3:
         x, dh = x.reshape(dx.shape), dh.reshape(-1, h0.shape[1])
     work = borrow(call.scratch, dtype)
-    call.code(x, h0, Wx, Wh, tape, track, dh, call.nothing, dtrack, dx, dh0, dWx, dWh, dbs, work, *call.division)
+    call.code(
+        x, h0, Wx, Wh, tape, track, dh, call.nothing, dtrack, dx, dh0, dWx, dWh, dbs, call.places, work, *call.division
+    )
     give_back(work)
     return _new(Gradients, (dx, dh0, dtrack[:, : h0.shape[1]], dWx, dWh, dbs))
 
@@ -208,22 +257,35 @@ def backward(
     """Propagate gradients back through sequences."""
     cell = family.cell
     cache, sizes = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
-    N, T, D, H = sizes
-    dtype = cache.x.dtype
+    shape, H = cache.x.shape, sizes.H
+    (N, T), dtype = shape[:2] if len(shape) == 3 else (shape[0], 1), cache.x.dtype
+    dlast = None
     if dh is not None:
-        dh = check_given_gradient("dh", dh, "(N, T, H)", (N, T, H), dtype)
-        dtype = dh.dtype
+        if np.ndim(dh) == 2:  # of the last hidden state alone
+            dlast, dh = check_given_gradient("dh", dh, "(N, H)", (N, H), dtype), None
+            dtype = dlast.dtype
+        else:
+            dh = check_given_gradient("dh", dh, "(N, T, H)", (N, T, H), dtype)
+            dtype = dh.dtype
     last = NOTHING[cell.states] if dstate is None else check_dstate(cell.states, dstate, (N, H), dtype)
+    if dlast is not None:
+        last = [dlast if last[0] is None else dlast + last[0], *last[1:]]
     cache = cache.in_dtype(dtype)
+    spans, h0 = cache.spans, cache.h0
+    if spans is not None:
+        h0 = spans.initial(h0)
+        last = [None if gradient is None else spans.final_gradient(gradient) for gradient in last]
     found = _sequence.run_backward(
-        cell, cache.x, cache.h0, cache[2:4], Kept(*cache[4:]), sizes, dh, last, num_threads, packed
+        cell, cache.x, h0, cache[2:4], Kept(*cache[4:]), sizes, dh, last, num_threads, packed, spans
     )
-    shapes = cache.shapes or (None,) * 3
+    shapes, first = cache.shapes or (None,) * 3, [found.dh0, found.dtrack0][: len(cell.states)]
+    if spans is not None:
+        first = [spans.initial_gradient(gradient) for gradient in first]
     result = SequenceGradients(
-        (found.dx.reshape(N, T, D), _sum_to(found.dh0, shapes[1]), found.dWx, found.dWh, found.dbs[0])
+        (found.dx.reshape(shape), _sum_to(first[0], shapes[1]), found.dWx, found.dWh, found.dbs[0])
     )
     if len(cell.states) > 1:
-        result.dc0 = _sum_to(found.dtrack0, shapes[2])
+        result.dc0 = _sum_to(first[1], shapes[2])
     if len(cell.biases) > 1:
         result.dbh = found.dbs[1]
     return result
@@ -242,7 +304,7 @@ def step_forward(
 ) -> tuple[Any, ...]:
     """Advance by one step; returns the next states and the cache."""
     states_of = family.cell.states
-    h, track, shapes, cache, _ = _run(
+    _, h, track, shapes, cache, _, _ = _run(
         family, STEP_NAMES[states_of], x, states, Wx, Wh, biases, keep_cache, num_threads, packed, True
     )
     if len(states_of) == 1:

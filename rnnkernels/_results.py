@@ -6,7 +6,7 @@ Small calls make them too, so making one is cheap: the classes have no ``__new__
 from collections.abc import Callable
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,16 @@ class GRUState(NamedTuple):
         return _describe(self, self._asdict())
 
 
+class SequenceOptions(TypedDict, total=False):
+    """Keyword arguments that all forward passes over sequences have."""
+
+    lengths: Any
+    reverse: bool
+    resets: Any
+    outputs: Literal["all", "last"]
+    num_threads: int | None
+
+
 class ForwardResult(tuple[np.ndarray, CacheT_co], Generic[CacheT_co, StateT]):
     """Result of a forward pass: a pair, with the state after the last step as an attribute.
 
@@ -68,8 +78,8 @@ class ForwardResult(tuple[np.ndarray, CacheT_co], Generic[CacheT_co, StateT]):
 
     Attributes
     ----------
-    h : ndarray of shape (N, T, H)
-        Hidden state after every step.
+    h : ndarray of shape (N, T, H), or (N, H)
+        Hidden state after every step, or after the last one.
     cache : object
         For the backward pass.
     state : RNNState, LSTMState or GRUState

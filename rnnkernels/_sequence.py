@@ -9,10 +9,11 @@ import numpy as np
 from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
 from rnnkernels._checks import Sizes, for_kernels
-from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back
+from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back, zeros
+from rnnkernels._spans import Spans, whole_places
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS
-from rnnkernels.kernels import layout, micro_kernel, phases, simd
+from rnnkernels.kernels import layout, micro_kernel, passes, phases, simd
 from rnnkernels.kernels.cell import Cell
 
 
@@ -100,13 +101,31 @@ def step_flops(sizes: Sizes, cell: Cell) -> int:
     return 2 * len(cell.gates) * sizes.N * sizes.H * (sizes.D + sizes.H)
 
 
-def plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False) -> Plan:
+def plan_forward(
+    cell: Cell,
+    sizes: Sizes,
+    dtype: np.dtype,
+    num_threads: int | None,
+    has_packed: bool = False,
+    spans: Spans | None = None,
+) -> Plan:
     """Plan a forward pass; `has_packed` says whether the caller has packed weights."""
+    if spans is not None:
+        return _plan_forward(cell, sizes, dtype, num_threads, has_packed, spans)
     return _planned(_plan_forward, cell, sizes, dtype, num_threads, has_packed)
 
 
-def plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool = False) -> Plan:
+def plan_backward(
+    cell: Cell,
+    sizes: Sizes,
+    dtype: np.dtype,
+    num_threads: int | None,
+    has_packed: bool = False,
+    spans: Spans | None = None,
+) -> Plan:
     """Plan a backward pass; `has_packed` says whether the caller has packed weights."""
+    if spans is not None:
+        return _plan_backward(cell, sizes, dtype, num_threads, has_packed, spans)
     return _planned(_plan_backward, cell, sizes, dtype, num_threads, has_packed)
 
 
@@ -120,12 +139,21 @@ def _planned(make: Callable[..., Plan], cell: Cell, sizes: Sizes, *options: Any)
     return plan
 
 
-def _plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool) -> Plan:
+def _plan_forward(
+    cell: Cell,
+    sizes: Sizes,
+    dtype: np.dtype,
+    num_threads: int | None,
+    has_packed: bool,
+    spans: Spans | None = None,
+) -> Plan:
     N, T, D, H = sizes
     gates, lanes = len(cell.gates), simd.lanes_of(dtype)
-    flops = step_flops(sizes, cell)
+    flops = _mean_step_flops(sizes, cell, spans)
     threads, by_rows = _split(cell, sizes, dtype, flops, num_threads)
     rows = max(-(-N // threads) if by_rows else N, 1)
+    if by_rows and spans is not None:
+        rows = passes.most_rows_of_a_part(spans.places, threads)
     columns = gates * unit_columns(H, dtype)
     chunk = max(
         tuning.FORWARD_CHUNK_BYTES // max(rows * columns * dtype.itemsize, 1), tuning.FORWARD_CHUNK_ROWS // rows, 1
@@ -141,10 +169,17 @@ def _plan_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | 
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
 
 
-def _plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int | None, has_packed: bool) -> Plan:
+def _plan_backward(
+    cell: Cell,
+    sizes: Sizes,
+    dtype: np.dtype,
+    num_threads: int | None,
+    has_packed: bool,
+    spans: Spans | None = None,
+) -> Plan:
     N, T, D, H = sizes
     lanes = simd.lanes_of(dtype)
-    flops = 2 * step_flops(sizes, cell)
+    flops = 2 * _mean_step_flops(sizes, cell, spans)
     threads, by_rows = _split(cell, sizes, dtype, flops, num_threads)
     chunks = max(round(N * T / tuning.BACKWARD_CHUNK_ROWS), 1)
     chunk = max(-(-T // chunks), 1)
@@ -153,6 +188,12 @@ def _plan_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, num_threads: int |
     scratch = at.panels + threads * at.member
     packs = has_packed or _is_worth_packing(N, T, flops)
     return Plan(chunk, 0, threads, by_rows, flops, packs, blocked, scratch)
+
+
+def _mean_step_flops(sizes: Sizes, cell: Cell, spans: Spans | None) -> int:
+    """Those of a forward step in the mean: not all sequences have all steps."""
+    flops = step_flops(sizes, cell)
+    return flops if spans is None else flops * spans.steps // (sizes.N * sizes.T)
 
 
 def _is_worth_packing(N: int, T: int, flops: int) -> bool:
@@ -168,6 +209,13 @@ def _split(cell: Cell, sizes: Sizes, dtype: np.dtype, step_flops: int, num_threa
     parts = max(min(panels, step_flops // tuning.STEP_FLOPS), sizes.N // rows)
     threads = threads_for(sizes.T * step_flops, parts, num_threads)
     return threads, threads > 1 and threads * rows <= sizes.N
+
+
+def _kind(direction: str, cell: Cell, sizes: Sizes, dtype: np.dtype, has_packed: bool, spans: Spans | None) -> Any:
+    """What calls have in common whose time is the same, in proportion to their steps if they have spans."""
+    if spans is None:
+        return direction, cell.key, sizes, dtype, has_packed
+    return direction, cell.key, sizes.N.bit_length(), sizes.D, sizes.H, dtype, has_packed
 
 
 class Panels(NamedTuple):
@@ -240,17 +288,21 @@ class SmallCall(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     """Of x, the states, Wx, Wh and the biases."""
     h: tuple[int, int]
+    last: tuple[int, int]
     tape: tuple[int, int, int]
     track: tuple[int, int, int]
     """Shapes of arrays."""
     no_tape: np.ndarray | None
     """The tape of a cell that keeps nothing in it."""
+    places: np.ndarray
     scratch: int
     division: tuple[Any, ...]
     """Last arguments of the kernel."""
 
 
-def small_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, *arguments: np.ndarray) -> SmallCall | None:
+def small_forward(
+    cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, only_last: bool, *arguments: np.ndarray
+) -> SmallCall | None:
     """Make a small call for arrays like these, x, the states, Wx, Wh and the biases; None if it is not small."""
     N, T, _, H = sizes
     plan = plan_forward(cell, sizes, dtype, None)
@@ -260,12 +312,14 @@ def small_forward(cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, *argum
     return SmallCall(
         cell.machine_code("forward", dtype),
         tuple([array.shape for array in arguments]),
-        (N * T, H),
+        (0 if only_last else N * T, H),
+        (N, H),
         (T if keeps else 1, N, len(cell.tape) * units),
         (T + 1 if keeps else 1, N, units),
         None if cell.tape else np.zeros((T if keeps else 1, N, 0), dtype),
+        whole_places(N, T),
         plan.scratch,
-        (recorder.NO_TRACE, ALONE, 0, N, False, 0, T, plan.chunk, plan.strip, 1, False),
+        (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.strip, 1, False),
     )
 
 
@@ -278,43 +332,56 @@ def run_forward(
     biases: tuple[np.ndarray, ...],
     sizes: Sizes,
     keeps: bool,
+    only_last: bool,
     num_threads: int | None,
     packed: Sequence[np.ndarray] | None = None,
-) -> tuple[np.ndarray, Kept]:
+    spans: Spans | None = None,
+) -> tuple[np.ndarray, np.ndarray, Kept]:
     """Run a forward pass from `h0` and the first tracked state, on weights that may have been packed before.
+
+    Where there are `spans`, they are the sequences of `sizes` and of the states.
 
     Returns
     -------
-    h : ndarray of shape (N * T, H)
+    h : ndarray of shape (rows of x, H)
+        Or (0, H) if `only_last`.
+    last : ndarray of shape (N, H)
+        Hidden states after the last step.
     kept : Kept
         Of all steps if it `keeps`, or else the last tracked state, alone.
     """
     dtype = x.dtype
     N, T, D, H = sizes
-    plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None)
-    units = unit_columns(H, dtype)
-    h = empty((N * T, H), dtype)
+    units, rows = unit_columns(H, dtype), x.size // D if D else math.prod(x.shape[:-1])
+    h = (empty if spans is None or spans.is_whole else zeros)((0 if only_last else rows, H), dtype)
+    last = empty((N, H), dtype)
     tape = empty((T if keeps else 1, N, len(cell.tape) * units), dtype)
     track = empty((T + 1 if keeps else 1, N, units), dtype)
     if N * T * H == 0:
         track[0] = 0
         track[0, :, :H] = track0
-        return h, Kept(tape, track)
+        last[...] = h0
+        return h, last, Kept(tape, track)
+    if spans is not None and spans.places[1, -1] == 0:
+        last[...] = h0  # no step overwrites the state of a sequence without any
+    plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("forward", dtype)
+    places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
-    with Team(plan.threads, ("forward", cell.key, sizes, dtype, packed is None)) as team:
+    steps = 1 if spans is None else spans.steps
+    with Team(plan.threads, _kind("forward", cell, sizes, dtype, packed is not None, spans), steps) as team:
         matrices: Sequence[np.ndarray] = weights
         if plan.packs:
             if packed is None:
                 panels = forward_panels(cell, D, H, dtype)
                 packed = pack(team, layout.pack_columns, weights, len(cell.gates), panels)
             matrices = packed
-        data = x.reshape(N * T, D), h0, track0, *matrices, biases, h, tape, track, work
+        data = x.reshape(rows, D), h0, track0, *matrices, biases, h, last, tape, track, places, work
         for begin, end in segments(T, plan.flops):
-            arguments = N, plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
+            arguments = onward, plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
             team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
-    return h, Kept(tape, track)
+    return h, last, Kept(tape, track)
 
 
 def _new_trace(plan: Plan, steps: int) -> np.ndarray:
@@ -348,20 +415,23 @@ def run_backward(
     dstate: Sequence[np.ndarray | None],
     num_threads: int | None,
     packed: Sequence[np.ndarray] | None = None,
+    spans: Spans | None = None,
 ) -> Gradients:
     """Run a backward pass from the last step to the first.
 
     `dh` (N, T, H), or (N, H) for a step, and `dstate`, a gradient (N, H) of each state after the last step, may be
-    None, which is zero.
+    None, which is zero. Where there are `spans`, they are the sequences of `sizes` and of the states.
     """
     dtype = x.dtype
     N, T, D, H = sizes
+    count = x.size // D if D else math.prod(x.shape[:-1])
     columns, units = len(cell.gates) * H, unit_columns(H, dtype)
     dtrack = np.zeros((N, units) if len(cell.states) > 1 else (1, 1), dtype)
     for gradient in dstate[1:]:
         if gradient is not None:
             dtrack[:, :H] = gradient
-    dx, dh0 = empty((N * T, D), dtype), empty((N, H), dtype)
+    dx = (empty if spans is None or spans.is_whole else zeros)((count, D), dtype)
+    dh0 = empty((N, H), dtype)
     dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
     dbs = tuple([empty((columns,), dtype) for _ in cell.biases])
     if N * T * H == 0:
@@ -370,26 +440,28 @@ def run_backward(
         for gradient in (dWx, dWh, *dbs):
             gradient.fill(0)
         return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
-    rows = np.zeros((0, H), dtype) if dh is None else dh.reshape(N * T, H)
+    rows = np.zeros((0, H), dtype) if dh is None else dh.reshape(count, H)
     dlast = np.zeros((0, H), dtype) if dstate[0] is None else dstate[0]
-    plan = plan_backward(cell, sizes, dtype, num_threads, packed is not None)
+    plan = plan_backward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("backward", dtype)
+    places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
-    last = *kept, rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work
+    last = *kept, rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work
     if plan.threads == 1 and not plan.packs and not recorder.listeners and T * plan.flops < tuning.SEGMENT_FLOPS:
-        division = ALONE, 0, N, False, 0, T, plan.chunk, plan.blocked, False
-        code(x.reshape(N * T, D), h0, *weights, *last, recorder.NO_TRACE, *division)
+        division = ALONE, 0, onward, False, 0, T, plan.chunk, plan.blocked, False
+        code(x.reshape(count, D), h0, *weights, *last, recorder.NO_TRACE, *division)
     else:
-        with Team(plan.threads, ("backward", cell.key, sizes, dtype, packed is None)) as team:
+        steps = 1 if spans is None else spans.steps
+        with Team(plan.threads, _kind("backward", cell, sizes, dtype, packed is not None, spans), steps) as team:
             matrices: Sequence[np.ndarray] = weights
             if plan.packs:
                 if packed is None:
                     panels = backward_panels(cell, D, H, dtype)
                     packed = pack(team, layout.pack_transposed, weights, len(cell.gates), panels)
                 matrices = packed
-            data = x.reshape(N * T, D), h0, *matrices, *last
+            data = x.reshape(count, D), h0, *matrices, *last
             for begin, end in reversed(list(segments(T, plan.flops))):
-                arguments = N, plan.packs, begin, end, plan.chunk, plan.blocked, plan.by_rows
+                arguments = onward, plan.packs, begin, end, plan.chunk, plan.blocked, plan.by_rows
                 team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
@@ -405,6 +477,7 @@ class SmallBackward(NamedTuple):
     """Shapes of dx, dh0, dWx, dWh and db."""
     nothing: np.ndarray
     """Stands for what there is no gradient of."""
+    places: np.ndarray
     scratch: int
     division: tuple[Any, ...]
     """Last arguments of the kernel."""
@@ -422,6 +495,7 @@ def small_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, *arguments: np.nda
         tuple([array.shape for array in arguments]),
         ((N * T, D), (N, H), (D, columns), (H, columns), (columns,)),
         np.zeros((0, H), dtype),
+        whole_places(N, T),
         plan.scratch,
-        (recorder.NO_TRACE, ALONE, 0, N, False, 0, T, plan.chunk, plan.blocked, False),
+        (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.blocked, False),
     )

@@ -176,7 +176,8 @@ class Pace:
     __slots__ = ("alone_ns", "calls", "doubts", "rest", "rest_end_ns")
 
     def __init__(self) -> None:
-        self.alone_ns = self.calls = self.doubts = self.rest_end_ns = 0
+        self.alone_ns = self.rest_end_ns = 0.0
+        self.calls = self.doubts = 0
         self.rest = LEAST_REST
 
     def wants_team(self, now_ns: int) -> bool:
@@ -184,9 +185,9 @@ class Pace:
         self.calls += 1
         return now_ns >= self.rest_end_ns and self.calls % REVIEW_CALLS != 2
 
-    def saw(self, with_team: bool, begin_ns: int, end_ns: int) -> None:
-        """Learn from a call."""
-        took_ns = end_ns - begin_ns
+    def saw(self, with_team: bool, begin_ns: int, end_ns: int, steps: int = 1) -> None:
+        """Learn from a call of so many steps."""
+        took_ns = (end_ns - begin_ns) / steps
         if not with_team:
             self.alone_ns = min(took_ns, 2 * self.alone_ns or took_ns)  # one that was held up does not count for much
             return
@@ -196,7 +197,7 @@ class Pace:
         self.doubts += 1
         if self.doubts > 1 or took_ns > WORTH * self.alone_ns:
             self.doubts = 0
-            self.rest_end_ns = end_ns + min(self.rest * self.alone_ns, MOST_REST_NS)
+            self.rest_end_ns = end_ns + min(self.rest * self.alone_ns * steps, MOST_REST_NS)
             self.rest = min(2 * self.rest, MOST_REST)
 
 
@@ -208,10 +209,11 @@ MOST_PACES = 1024
 class Team:
     """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block.
 
-    `kind` is equal for calls that take as long as one another.
+    `kind` is equal for calls that take as long as one another, or as long for each of so many `steps`.
     """
 
-    def __init__(self, threads: int, kind: Hashable = None) -> None:
+    def __init__(self, threads: int, kind: Hashable = None, steps: int = 1) -> None:
+        self._steps = steps
         self._others = threads - 1
         self._pool: _Pool | None = None
         self._board = np.zeros(kernels.BARRIERS + kernels.WORDS, np.int64)
@@ -244,7 +246,7 @@ class Team:
             self._board[kernels.AT_WORK] = 0
             self._pool.free.release()
         if self._pace and error is None:
-            self._pace.saw(self._pool is not None, self._begin_ns, time.perf_counter_ns())
+            self._pace.saw(self._pool is not None, self._begin_ns, time.perf_counter_ns(), self._steps)
 
     def run(self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...]) -> None:
         """Run `kernel(*data, team, member, *work)` with this thread as leader, member 0."""

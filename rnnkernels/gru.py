@@ -1,13 +1,13 @@
 """The GRU: over whole sequences, and step by step."""
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
 from rnnkernels._recorder import profiled
-from rnnkernels._results import ForwardResult, GRUState, SequenceGradients, StepGradients
+from rnnkernels._results import ForwardResult, GRUState, SequenceGradients, SequenceOptions, StepGradients
 from rnnkernels.kernels.gru import CELL, RESET_BEFORE
 
 
@@ -69,7 +69,7 @@ def gru_forward(
     bh: Any = None,
     reset_after: bool = True,
     keep_cache: Literal[True] = True,
-    num_threads: int | None = None,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[GRUCache | GRUResetBeforeCache, GRUState]: ...
 @overload
 def gru_forward(
@@ -82,7 +82,7 @@ def gru_forward(
     bh: Any = None,
     reset_after: bool = True,
     keep_cache: Literal[False],
-    num_threads: int | None = None,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[None, GRUState]: ...
 @overload
 def gru_forward(
@@ -95,7 +95,7 @@ def gru_forward(
     bh: Any = None,
     reset_after: bool = True,
     keep_cache: bool,
-    num_threads: int | None = None,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[GRUCache | GRUResetBeforeCache | None, GRUState]: ...
 @profiled
 def gru_forward(
@@ -107,6 +107,10 @@ def gru_forward(
     *,
     bh: Any = None,
     reset_after: bool = True,
+    lengths: Any = None,
+    reverse: bool = False,
+    resets: Any = None,
+    outputs: Literal["all", "last"] = "all",
     keep_cache: bool = True,
     num_threads: int | None = None,
 ) -> ForwardResult[GRUCache | GRUResetBeforeCache | None, GRUState]:
@@ -129,6 +133,15 @@ def gru_forward(
     reset_after : bool, default True
         Whether the reset gate acts after the product with Wh (PyTorch, cuDNN, Keras) or before it (the original paper,
         ONNX unless ``linear_before_reset=1``).
+    lengths : array_like of integers of shape (N,), optional
+        Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
+        time, and are zero in each result.
+    reverse : bool, default False
+        Whether to go from the last valid step of each sequence to its first; `h` has the order of `x` all the same.
+    resets : array_like of booleans of shape (N, T), optional
+        Steps before which the state of a sequence is set to zero, as where an episode begins.
+    outputs : {"all", "last"}, default "all"
+        Whether `h` has all steps or is the last hidden state only, (N, H).
     keep_cache : bool, default True
         Whether to keep what `gru_backward` needs. Without it, memory beyond `h` does not grow with T.
     num_threads : int, optional
@@ -136,12 +149,12 @@ def gru_forward(
 
     Returns
     -------
-    h : ndarray of shape (N, T, H)
-        Hidden states after each step, in the common dtype of `x` and the weights.
+    h : ndarray of shape (N, T, H), or (N, H)
+        Hidden states after each step, or after the last one, in the common dtype of `x` and the weights.
     cache : GRUCache or None
         For `gru_backward`; None if `keep_cache` is false.
 
-    The result has `state`, the `GRUState` after the last step, too.
+    The result has `state`, the `GRUState` after the last step of each sequence, too.
 
     Raises
     ------
@@ -183,7 +196,9 @@ def gru_forward(
     array([[[0.2048],
             [0.3468]]])
     """
-    return _recurrent.forward(family(reset_after), x, (h0,), Wx, Wh, (b, bh), keep_cache, num_threads)
+    return _recurrent.forward(
+        family(reset_after), x, (h0,), Wx, Wh, (b, bh), keep_cache, num_threads, None, lengths, reverse, resets, outputs
+    )
 
 
 @profiled
@@ -194,8 +209,8 @@ def gru_backward(
 
     Parameters
     ----------
-    dh : array_like of shape (N, T, H), or None
-        Gradient of the loss with respect to the hidden states; None is zero.
+    dh : array_like of shape (N, T, H) or (N, H), or None
+        Gradient of the loss with respect to the hidden states, or to the last one only; None is zero.
     cache : GRUCache
         From `gru_forward`. It is not changed and can be used again.
     dstate : GRUState or array_like that broadcasts to (N, H), optional

@@ -1,13 +1,13 @@
 """The LSTM: over whole sequences, and step by step."""
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
 from rnnkernels._recorder import profiled
-from rnnkernels._results import ForwardResult, LSTMState, SequenceGradients
+from rnnkernels._results import ForwardResult, LSTMState, SequenceGradients, SequenceOptions
 from rnnkernels.kernels.lstm import CELL
 
 
@@ -55,7 +55,7 @@ def lstm_forward(
     *,
     c0: Any = None,
     keep_cache: Literal[True] = True,
-    num_threads: int | None = None,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[LSTMCache, LSTMState]: ...
 @overload
 def lstm_forward(
@@ -67,11 +67,19 @@ def lstm_forward(
     *,
     c0: Any = None,
     keep_cache: Literal[False],
-    num_threads: int | None = None,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[None, LSTMState]: ...
 @overload
 def lstm_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, c0: Any = None, keep_cache: bool, num_threads: int | None = None
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    c0: Any = None,
+    keep_cache: bool,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[LSTMCache | None, LSTMState]: ...
 @profiled
 def lstm_forward(
@@ -82,6 +90,10 @@ def lstm_forward(
     b: Any,
     *,
     c0: Any = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    resets: Any = None,
+    outputs: Literal["all", "last"] = "all",
     keep_cache: bool = True,
     num_threads: int | None = None,
 ) -> ForwardResult[LSTMCache | None, LSTMState]:
@@ -101,6 +113,15 @@ def lstm_forward(
         Bias, same order.
     c0 : array_like that broadcasts to (N, H), optional
         Cell state before the first step; zero without it.
+    lengths : array_like of integers of shape (N,), optional
+        Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
+        time, and are zero in each result.
+    reverse : bool, default False
+        Whether to go from the last valid step of each sequence to its first; `h` has the order of `x` all the same.
+    resets : array_like of booleans of shape (N, T), optional
+        Steps before which the state of a sequence is set to zero, as where an episode begins.
+    outputs : {"all", "last"}, default "all"
+        Whether `h` has all steps or is the last hidden state only, (N, H).
     keep_cache : bool, default True
         Whether to keep what `lstm_backward` needs. Without it, memory beyond `h` does not grow with T.
     num_threads : int, optional
@@ -108,12 +129,12 @@ def lstm_forward(
 
     Returns
     -------
-    h : ndarray of shape (N, T, H)
-        Hidden states after each step, in the common dtype of `x` and the weights.
+    h : ndarray of shape (N, T, H), or (N, H)
+        Hidden states after each step, or after the last one, in the common dtype of `x` and the weights.
     cache : LSTMCache or None
         For `lstm_backward`; None if `keep_cache` is false.
 
-    The result has `state`, the `LSTMState` after the last step, too.
+    The result has `state`, the `LSTMState` after the last step of each sequence, too.
 
     Raises
     ------
@@ -155,7 +176,9 @@ def lstm_forward(
     array([[[0.3696],
             [0.6505]]])
     """
-    return _recurrent.forward(FAMILY, x, (h0, c0), Wx, Wh, (b,), keep_cache, num_threads)
+    return _recurrent.forward(
+        FAMILY, x, (h0, c0), Wx, Wh, (b,), keep_cache, num_threads, None, lengths, reverse, resets, outputs
+    )
 
 
 @profiled
@@ -166,8 +189,8 @@ def lstm_backward(
 
     Parameters
     ----------
-    dh : array_like of shape (N, T, H), or None
-        Gradient of the loss with respect to the hidden states; None is zero.
+    dh : array_like of shape (N, T, H) or (N, H), or None
+        Gradient of the loss with respect to the hidden states, or to the last one only; None is zero.
     cache : LSTMCache
         From `lstm_forward`. It is not changed and can be used again.
     dstate : LSTMState, optional

@@ -1,13 +1,13 @@
 """The vanilla RNN with tanh: over whole sequences, and step by step."""
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
 from rnnkernels._recorder import profiled
-from rnnkernels._results import ForwardResult, RNNState, SequenceGradients
+from rnnkernels._results import ForwardResult, RNNState, SequenceGradients, SequenceOptions
 from rnnkernels.kernels.rnn import CELL
 
 
@@ -27,19 +27,51 @@ FAMILY = _recurrent.family(CELL, RNNCache, RNNState)
 
 @overload
 def rnn_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[True] = True, num_threads: int | None = None
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    keep_cache: Literal[True] = True,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[RNNCache, RNNState]: ...
 @overload
 def rnn_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[False], num_threads: int | None = None
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    keep_cache: Literal[False],
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[None, RNNState]: ...
 @overload
 def rnn_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool, num_threads: int | None = None
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    keep_cache: bool,
+    **options: Unpack[SequenceOptions],
 ) -> ForwardResult[RNNCache | None, RNNState]: ...
 @profiled
 def rnn_forward(
-    x: Any, h0: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
+    x: Any,
+    h0: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    lengths: Any = None,
+    reverse: bool = False,
+    resets: Any = None,
+    outputs: Literal["all", "last"] = "all",
+    keep_cache: bool = True,
+    num_threads: int | None = None,
 ) -> ForwardResult[RNNCache | None, RNNState]:
     """Run a vanilla RNN over whole sequences.
 
@@ -55,6 +87,15 @@ def rnn_forward(
         Weights of the hidden state.
     b : array_like of shape (H,)
         Bias.
+    lengths : array_like of integers of shape (N,), optional
+        Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
+        time, and are zero in each result.
+    reverse : bool, default False
+        Whether to go from the last valid step of each sequence to its first; `h` has the order of `x` all the same.
+    resets : array_like of booleans of shape (N, T), optional
+        Steps before which the state of a sequence is set to zero, as where an episode begins.
+    outputs : {"all", "last"}, default "all"
+        Whether `h` has all steps or is the last hidden state only, (N, H).
     keep_cache : bool, default True
         Whether to keep what `rnn_backward` needs. Without it, memory beyond `h` does not grow with T.
     num_threads : int, optional
@@ -62,12 +103,12 @@ def rnn_forward(
 
     Returns
     -------
-    h : ndarray of shape (N, T, H)
-        Hidden states after each step, in the common dtype of `x` and the weights.
+    h : ndarray of shape (N, T, H), or (N, H)
+        Hidden states after each step, or after the last one, in the common dtype of `x` and the weights.
     cache : RNNCache or None
         For `rnn_backward`; None if `keep_cache` is false.
 
-    The result has `state`, the `RNNState` after the last step, too.
+    The result has `state`, the `RNNState` after the last step of each sequence, too.
 
     Raises
     ------
@@ -103,7 +144,9 @@ def rnn_forward(
     array([[[0.4621],
             [0.7452]]])
     """
-    return _recurrent.forward(FAMILY, x, (h0,), Wx, Wh, (b,), keep_cache, num_threads)
+    return _recurrent.forward(
+        FAMILY, x, (h0,), Wx, Wh, (b,), keep_cache, num_threads, None, lengths, reverse, resets, outputs
+    )
 
 
 @profiled
@@ -114,8 +157,8 @@ def rnn_backward(
 
     Parameters
     ----------
-    dh : array_like of shape (N, T, H), or None
-        Gradient of the loss with respect to the hidden states; None is zero.
+    dh : array_like of shape (N, T, H) or (N, H), or None
+        Gradient of the loss with respect to the hidden states, or to the last one only; None is zero.
     cache : RNNCache
         From `rnn_forward`. It is not changed and can be used again.
     dstate : RNNState or array_like that broadcasts to (N, H), optional

@@ -87,13 +87,16 @@ SIGNATURES = {
     "forward": lambda element, biases: (
         *_arrays(element, 2, 2, 2, 2, 2),
         types.UniTuple(types.Array(element, 1, "C"), biases),
-        *_arrays(element, 2, 3, 3, 1),
+        *_arrays(element, 2, 2, 3, 3),
+        *_arrays(types.int64, 2),
+        *_arrays(element, 1),
         *_arrays(types.int64, 3, 1),
         *_scalars("ii?iiiii?"),
     ),
     "backward": lambda element, biases: (
         *_arrays(element, 2, 2, 2, 2, 3, 3, 2, 2, 2, 2, 2, 2, 2),
         types.UniTuple(types.Array(element, 1, "C"), biases),
+        *_arrays(types.int64, 2),
         *_arrays(element, 1),
         *_arrays(types.int64, 3, 1),
         *_scalars("ii?iii??"),

@@ -11,13 +11,14 @@ blocks
     A weight gradient while it is summed: all rows of the first few panels of columns, then those of the next, so that
     tile after tile adds to what follows in memory. Rows of a whole matrix would lie pages apart.
 time-major rows
-    Row s * N + n of a chunk holds step s of sequence n.
+    Those of a chunk hold its first step of all sequences, then the next step of all that have one, and so on.
+    Sequences that are longer come first, so that those that have a step are the first ones.
 
 Offsets and strides count elements; arrays are flat or C-contiguous, and nothing is inferred from their shapes but by
 the kernels that pack and unpack.
 """
 
-from rnnkernels.kernels.jit import expanded, inlined, kernel
+from rnnkernels.kernels.jit import expanded, inlined, kernel, plain
 from rnnkernels.kernels.linking import shared
 from rnnkernels.kernels.micro_kernel import (
     PANEL_GROUPS,
@@ -104,28 +105,45 @@ def fill_row(target, target_offset, count, number):
         store_first(target, target_offset + whole, count - whole, value)
 
 
-@shared("source target")
-def gather_rows(source, length, width, begin, first_row, rows, first, end, target, target_offset, stride, step_stride,
-                column, columns):  # fmt: skip
-    """Time-major rows of `source` (N, length, width): sequences `first_row .. first_row + rows`, from `begin` on.
+@plain
+def active_rows(spans, first_row, rows, step):
+    """Of `rows` sequences from `first_row` on, which end one after the other, those that have a step: the first ones."""
+    while rows > 0 and spans[1, first_row + rows - 1] <= step:
+        rows -= 1
+    return rows
 
-    Overwrites `columns` columns from `column` on of rows `first .. end` of these in `target`, rounded up to LANES with
-    zeros. In `target` sequences lie at `stride`, steps at `step_stride`.
+
+@shared("source target", "spans")
+def gather_rows(source, width, spans, batch, onward, first_row, rows, begin, first, end, target, target_offset,
+                stride):  # fmt: skip
+    """Time-major rows of `source` (rows, width): sequences from `first_row` on, `rows` of which have step `begin`.
+
+    Overwrites rows `first .. end` of these in `target`, rounded up to LANES with zeros. See `Spans` for the others.
     """
+    step, below = begin, 0
     for row in range(first, end):
-        s, n = row // rows, row % rows
-        here = ((first_row + n) * length + begin + s) * width + column
-        copy_row_padded(source, here, target, target_offset + s * step_stride + n * stride + column, columns)
+        while row >= below + rows:
+            below += rows
+            step += 1
+            while rows > 0 and spans[batch + first_row + rows - 1] <= step:
+                rows -= 1
+        here = spans[first_row + row - below] + onward * step
+        copy_row_padded(source, here * width, target, target_offset + row * stride, width)
 
 
-@shared("source target")
-def scatter_rows(source, source_offset, stride, step_stride, target, length, width, begin, first_row, rows, first, end,
+@shared("source target", "spans")
+def scatter_rows(source, source_offset, stride, target, width, spans, batch, onward, first_row, rows, begin, first, end,
                  column, columns):  # fmt: skip
-    """The inverse of `gather_rows`: overwrites these rows and columns of `target` (N, length, width)."""
+    """The inverse of `gather_rows`, for some columns: overwrites these of the rows of `target` (rows, width)."""
+    step, below = begin, 0
     for row in range(first, end):
-        s, n = row // rows, row % rows
-        here = source_offset + s * step_stride + n * stride + column
-        copy_row(source, here, target, ((first_row + n) * length + begin + s) * width + column, columns)
+        while row >= below + rows:
+            below += rows
+            step += 1
+            while rows > 0 and spans[batch + first_row + rows - 1] <= step:
+                rows -= 1
+        here = spans[first_row + row - below] + onward * step
+        copy_row(source, source_offset + row * stride + column, target, here * width + column, columns)
 
 
 @shared("weights panels")
@@ -225,7 +243,7 @@ def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
 @inlined
 def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
                       start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
-    """As `multiply_in_place`, for whole units, four lines of the weights at a time."""
+    """As `multiply_in_place`, for whole units, four lines of the weights at a time, which serve two rows at a time."""
     step = lanes(weights)
     first_unit, end_unit = first // gates, end // gates
     most_units = max(BUFFER_VECTORS // (rows * gates), 1)
@@ -237,44 +255,27 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
         k = 0
         while True:
             part_end = min(k + SUM_DEPTH, depth)
-            for r in range(rows):
-                for i in range(0, row_length, step):
-                    store(buffer, buffer0 + r * row_length + i, splat(weights, 0.0))
+            for i in range(buffer0, buffer0 + rows * row_length, step):
+                store(buffer, i, splat(weights, 0.0))
             for line in range(k, part_end, LINES_AT_ONCE):
-                for r in range(rows):
-                    here = a0 + r * a_stride + line
-                    if part_end - line >= LINES_AT_ONCE:
-                        a_0, a_1 = splat(weights, a[here]), splat(weights, a[here + 1])
-                        a_2, a_3 = splat(weights, a[here + 2]), splat(weights, a[here + 3])
-                        for gate in range(gates):
-                            source = w0 + line * stride + gate * hidden + unit0 * step
-                            target = buffer0 + r * row_length + gate * step
-                            for _ in range(whole):
-                                total = load(buffer, target)
-                                total = fma(a_0, load(weights, source), total)
-                                total = fma(a_1, load(weights, source + stride), total)
-                                total = fma(a_2, load(weights, source + 2 * stride), total)
-                                store(buffer, target, fma(a_3, load(weights, source + 3 * stride), total))
-                                source += step
-                                target += gates * step
-                            if whole < units:
-                                total = load(buffer, target)
-                                total = fma(a_0, load_first(weights, source, rest), total)
-                                total = fma(a_1, load_first(weights, source + stride, rest), total)
-                                total = fma(a_2, load_first(weights, source + 2 * stride, rest), total)
-                                total = fma(a_3, load_first(weights, source + 3 * stride, rest), total)
-                                store(buffer, target, total)
-                    else:
-                        for single in range(line, part_end):
-                            factor = splat(weights, a[a0 + r * a_stride + single])
-                            for gate in range(gates):
-                                source = w0 + single * stride + gate * hidden + unit0 * step
-                                target = buffer0 + r * row_length + gate * step
-                                for unit in range(units):
-                                    left = hidden - (unit0 + unit) * step
-                                    value = load_first(weights, source + unit * step, left)
-                                    place = target + unit * gates * step
-                                    store(buffer, place, fma(factor, value, load(buffer, place)))
+                is_whole = part_end - line >= LINES_AT_ONCE
+                r = 0
+                while r < rows:
+                    for gate in range(gates):
+                        here = a0 + r * a_stride + line
+                        source = w0 + line * stride + gate * hidden + unit0 * step
+                        target = buffer0 + r * row_length + gate * step
+                        if is_whole and r + 1 < rows:
+                            add_lines_to_two_rows(a, here, a_stride, weights, source, stride, whole, units, rest,
+                                                  buffer, target, row_length, gates * step)  # fmt: skip
+                        elif is_whole:
+                            add_lines(a, here, weights, source, stride, whole, units, rest,
+                                      buffer, target, gates * step)  # fmt: skip
+                        else:
+                            for single in range(part_end - line):
+                                add_line(a, here + single, weights, source + single * stride, whole, units, rest,
+                                         buffer, target, gates * step)  # fmt: skip
+                    r += 2 if is_whole and r + 1 < rows else 1
             column = (unit0 - first_unit) * gates * step
             for r in range(rows):
                 there = c0 + r * c_stride + column
@@ -287,6 +288,71 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
             k = part_end
             if k >= depth:
                 break
+
+
+@inlined
+def add_line(a, here, weights, source, whole, units, rest, buffer, target, unit_stride):
+    """Add the product of an element of `a` with a line of a gate of `weights`: `whole` units, and `rest` columns."""
+    step = lanes(weights)
+    factor = splat(weights, a[here])
+    for _ in range(whole):
+        store(buffer, target, fma(factor, load(weights, source), load(buffer, target)))
+        source += step
+        target += unit_stride
+    if whole < units:
+        store(buffer, target, fma(factor, load_first(weights, source, rest), load(buffer, target)))
+
+
+@inlined
+def add_lines(a, here, weights, source, stride, whole, units, rest, buffer, target, unit_stride):
+    """As `add_line`, for four lines."""
+    step = lanes(weights)
+    factors = (splat(weights, a[here]), splat(weights, a[here + 1]),
+               splat(weights, a[here + 2]), splat(weights, a[here + 3]))  # fmt: skip
+    for _ in range(whole):
+        lines = (load(weights, source), load(weights, source + stride),
+                 load(weights, source + 2 * stride), load(weights, source + 3 * stride))  # fmt: skip
+        add_products(factors, lines, buffer, target)
+        source += step
+        target += unit_stride
+    if whole < units:
+        lines = (load_first(weights, source, rest), load_first(weights, source + stride, rest),
+                 load_first(weights, source + 2 * stride, rest),
+                 load_first(weights, source + 3 * stride, rest))  # fmt: skip
+        add_products(factors, lines, buffer, target)
+
+
+@inlined
+def add_lines_to_two_rows(a, here, a_stride, weights, source, stride, whole, units, rest, buffer, target, row_length,
+                          unit_stride):  # fmt: skip
+    """As `add_lines`, for two rows, which read the weights once."""
+    step, below = lanes(weights), here + a_stride
+    upper = (splat(weights, a[here]), splat(weights, a[here + 1]),
+             splat(weights, a[here + 2]), splat(weights, a[here + 3]))  # fmt: skip
+    lower = (splat(weights, a[below]), splat(weights, a[below + 1]),
+             splat(weights, a[below + 2]), splat(weights, a[below + 3]))  # fmt: skip
+    for _ in range(whole):
+        lines = (load(weights, source), load(weights, source + stride),
+                 load(weights, source + 2 * stride), load(weights, source + 3 * stride))  # fmt: skip
+        add_products(upper, lines, buffer, target)
+        add_products(lower, lines, buffer, target + row_length)
+        source += step
+        target += unit_stride
+    if whole < units:
+        lines = (load_first(weights, source, rest), load_first(weights, source + stride, rest),
+                 load_first(weights, source + 2 * stride, rest),
+                 load_first(weights, source + 3 * stride, rest))  # fmt: skip
+        add_products(upper, lines, buffer, target)
+        add_products(lower, lines, buffer, target + row_length)
+
+
+@inlined
+def add_products(factors, lines, buffer, target):
+    """Add the products of four factors with four vectors to one of `buffer`, one after the other."""
+    total = fma(factors[0], lines[0], load(buffer, target))
+    total = fma(factors[1], lines[1], total)
+    total = fma(factors[2], lines[2], total)
+    store(buffer, target, fma(factors[3], lines[3], total))
 
 
 @shared("a weights start c buffer")

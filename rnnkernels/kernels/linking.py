@@ -25,11 +25,15 @@ routines: list["Routine"] = []
 
 
 class Routine:
-    """A function of arrays of one float dtype and of integers, without a result; arrays count by their elements."""
+    """A function of arrays of one float dtype, of arrays of indices and of integers, without a result.
 
-    def __init__(self, function: Callable[..., Any], is_array: tuple[bool, ...]) -> None:
+    Arrays count by their elements.
+    """
+
+    def __init__(self, function: Callable[..., Any], arrays: tuple[str, ...], indices: tuple[str, ...]) -> None:
         self.function = function
-        self.is_array = is_array
+        self.names = function.__code__.co_varnames[: function.__code__.co_argcount]
+        self.arrays, self.indices = arrays, indices
         self.compiled: dict[Any, CFunc] = {}
         routines.append(self)
 
@@ -41,7 +45,8 @@ class Routine:
         """Have the machine code for an element type."""
         if element in self.compiled:
             return
-        arguments = [types.CPointer(element) if is_array else types.intp for is_array in self.is_array]
+        pointers = dict.fromkeys(self.arrays, element) | dict.fromkeys(self.indices, types.int64)
+        arguments = [types.CPointer(pointers[name]) if name in pointers else types.intp for name in self.names]
         options = {name: value for name, value in OPTIONS.items() if name != "nogil"}
         compiled: Any = CFunc(self.function, (tuple(arguments), types.void), locals={}, options=options)
         if CACHE_IS_ON:
@@ -62,16 +67,16 @@ def provide_called(code: bytes) -> None:
 before_loading.append(provide_called)
 
 
-def shared(arrays: str) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function a shared routine; `arrays` names its arguments that are arrays, all others are integers."""
+def shared(arrays: str, indices: str = "") -> Callable[[Callable[..., Any]], Any]:
+    """Make a function a shared routine; these of its arguments are arrays, of floats or of int64, others integers."""
 
     def make(function: Callable[..., Any]) -> Any:
-        names = function.__code__.co_varnames[: function.__code__.co_argcount]
-        is_array = tuple(name in arrays.split() for name in names)
-        routine = Routine(function, is_array)
+        routine = Routine(function, tuple(arrays.split()), tuple(indices.split()))
+        is_array = [name in (*routine.arrays, *routine.indices) for name in routine.names]
+        a_float = routine.names.index(routine.arrays[0])
 
         def call(typingctx: Any, *arguments: Any) -> Any:
-            element = arguments[is_array.index(True)].dtype
+            element = arguments[a_float].dtype
             routine.provide(element)
             given = [types.unliteral(argument) for argument in arguments]
             wanted = [

@@ -29,6 +29,7 @@ from types import FunctionType
 from rnnkernels.kernels.jit import expanded, inlined, kernel, plain
 from rnnkernels.kernels.layout import (
     BUFFER_VECTORS,
+    active_rows,
     add_row,
     clear_padding,
     copy_row,
@@ -42,14 +43,17 @@ from rnnkernels.kernels.layout import (
 )
 from rnnkernels.kernels.micro_kernel import VECTORS_PER_PANEL
 from rnnkernels.kernels.phases import (
+    Spans,
     Weights,
     accumulate,
     backward_regions,
     forward_regions,
     gather_earlier_gradients,
+    more_active_rows,
     project,
     recur,
     recur_backward,
+    row_share,
     stage,
     stage_columns,
     sum_columns,
@@ -91,6 +95,9 @@ The first sequence of step s at `tape_row` + s * `tape_step` and at `track_row` 
 after it, `tape_width` elements apart in the tape.
 """
 
+Group = namedtuple("Group", "places first_row rows")
+Group.__doc__ = """Sequences of a chunk: so many have its first step, from `first_row` on; `places` are in `Spans`."""
+
 Crew = namedtuple("Crew", "team trace member size number")
 Crew.__doc__ = """Who works on a chunk of steps, and the number of the chunk."""
 
@@ -108,8 +115,15 @@ def take_no_time(trace, member, number, phase, time):
 
 
 @expanded
-def forward_steps(cell, between, meet, lap, gates, late, biases, bias, b, work, at, part, rows, inputs, hidden, weights,
-                  begin, steps, first, last, strip, by_strips, z_column, kept, buffer, crew, tick, time):  # fmt: skip
+def all_rows(places, first_row, rows, step):
+    """What a stream has for `active_rows`."""
+    return rows
+
+
+@expanded
+def forward_steps(cell, between, meet, lap, active_rows, gates, late, biases, bias, b, work, at, part, group, inputs,
+                  hidden, weights, begin, steps, first, last, strip, by_strips, z_column, kept, buffer, crew, tick,
+                  time):  # fmt: skip
     """Steps of a chunk, for the rows of a part and units `first .. last`; returns (tick, time).
 
     Biases are rows of `bias` from `b` on. Inputs are in the part, z too but `by_strips`, where each strip of the units
@@ -119,48 +133,52 @@ def forward_steps(cell, between, meet, lap, gates, late, biases, bias, b, work, 
     columns, lane_count = units * lanes(work), lanes(work)
     x, z, h, product = part + at.x, part + at.z, part + at.h, part + at.product
     stages = 2 if late > 0 else 1
+    active = group.rows
+    h_next = h + active * at.h_stride
     for s in range(steps):
-        h_step = h + s * rows * at.h_stride
+        active = active_rows(group.places, group.first_row, active, begin + s)
         for number in range(stages):
             first_gate, count = stage(number, gates, late)
-            left, start = h_step, b + at.b_columns
+            left, start = h, b + at.b_columns
             if number > 0:
                 left = part + at.q
                 start += stage_columns(hidden, first_gate, lane_count)
             for unit in range(first, last, strip):
                 end_unit = min(unit + strip, last)
                 strip_column, product_column = unit * lane_count * gates, unit * lane_count * count
-                row, product_row = z + s * rows * at.z_stride + strip_column, product + first_gate * columns
+                row, product_row = z + strip_column, product + first_gate * columns
                 if by_strips:
                     row, product_row = z + z_column, product + z_column - product_column
-                    project(work, x, at.x_stride, rows, inputs, weights, hidden, gates, unit, end_unit, bias, b,
+                    project(work, x, at.x_stride, active, inputs, weights, hidden, gates, unit, end_unit, bias, b,
                             row, at.z_stride, buffer)  # fmt: skip
                     time = lap(crew.trace, crew.member, crew.number, PROJECT, time)
                 descending = (begin + s) % 2 == 1
                 if biases > 1:
-                    recur(work, left, at.h_stride, rows, weights, hidden, first_gate, count, gates, unit, end_unit,
+                    recur(work, left, at.h_stride, active, weights, hidden, first_gate, count, gates, unit, end_unit,
                           bias, start + product_column, 0, product_row + product_column, at.z_stride, descending,
                           buffer)  # fmt: skip
                 else:
-                    recur(work, left, at.h_stride, rows, weights, hidden, 0, gates, gates, unit, end_unit,
+                    recur(work, left, at.h_stride, active, weights, hidden, 0, gates, gates, unit, end_unit,
                           work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
                 time = lap(crew.trace, crew.member, crew.number, RECUR, time)
                 row -= strip_column
                 tape_here, track_here = kept.tape_row + s * kept.tape_step, kept.track_row + s * kept.track_step
-                for n in range(rows):
+                for n in range(active):
                     if number + 1 < stages:
                         between(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
-                                h_step + n * at.h_stride, part + at.q + n * at.h_stride, kept.tape,
+                                h + n * at.h_stride, part + at.q + n * at.h_stride, kept.tape,
                                 tape_here)  # fmt: skip
                     else:
                         cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
-                             h_step + n * at.h_stride, h_step + (rows + n) * at.h_stride,
+                             h + n * at.h_stride, h_next + n * at.h_stride,
                              kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step)  # fmt: skip
                     tape_here += kept.tape_width
                     track_here += columns
                 time = lap(crew.trace, crew.member, crew.number, CELL, time)
             tick = meet(crew.team, crew.member, crew.size, tick)
             time = lap(crew.trace, crew.member, crew.number, WAIT, time)
+        z += active * at.z_stride
+        h, h_next = h_next, h_next + active * at.h_stride
     return tick, time
 
 
@@ -178,61 +196,101 @@ def interleave_biases(biases, gates, late, count, hidden, target, offset, stride
             interleave_row(biases[k], 0, gates, gates, target, here, stride // lane_count)
 
 
-def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace, team, member,
-                     batch, packed, begin, end, chunk, strip, places, by_rows):  # fmt: skip
-    """Steps `begin .. end` of sequences, by one member of a team.
+@plain
+def chunk_end(places, first_row, rows, begin, end, chunk, capacity):
+    """First step after a chunk from `begin` on, and rows of the chunk: of one step or as many as have room."""
+    stop, total, active = begin, 0, rows
+    while stop < end:
+        active = active_rows(places, first_row, active, stop)
+        if active == 0 or (stop > begin and (chunk == 1 or total + active > capacity)):
+            break
+        total += active
+        stop += 1
+    return stop, total
 
-    Overwrites these steps of `h` (N * T, H), `tape` and `track`, from those of `x` (N * T, D); begins with `h0` and
-    `track0` (N, H), or in the middle with the states that the scratch and the track carry from call to call. The units
-    are taken in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected when
-    its turn comes, and z holds one strip of each member. Of at most `places` members each takes a part of the batch if
-    `by_rows`, and they do not meet; or else they divide the hidden units, and meet after each step.
+
+@plain
+def chunk_begin(places, rows, end, begin, capacity):
+    """First step of a chunk that ends before `end`, rows of that step and of the chunk, where `rows` have the last one.
+
+    Of one step or as many as have room.
+    """
+    start, total, active = end, 0, rows
+    while start > begin:
+        more = more_active_rows(places, active, start - 1)
+        if start < end and total + more > capacity:
+            break
+        total += more
+        start, active = start - 1, more
+    return start, active, total
+
+
+@plain
+def most_rows_of_a_part(places, parts):
+    """Sequences of the largest of so many parts of a batch."""
+    rows, most = active_rows(places, 0, places.shape[1], 0), 0
+    for part in range(parts):
+        first, end = row_share(places, rows, 0, places[1, 0], part, parts)
+        most = max(most, end - first)
+    return most
+
+
+def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places, work, trace, team, member,
+                     onward, packed, begin, end, chunk, strip, parts, by_rows):  # fmt: skip
+    """Steps `begin .. end` of sequences that lie at `places`, see `Spans`, by one member of a team.
+
+    Overwrites their rows of `h` (rows, H) unless that is empty, `last` (N, H), the state after the last step of each
+    sequence that ends, and these steps of `tape` and `track`, from rows of `x` (rows, D); begins with `h0` and `track0`
+    (N, H), or in the middle with the states that the scratch and the track carry from call to call. The units are taken
+    in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected when its turn
+    comes, and z holds one strip of each member. Of at most `parts` members each takes a part of the batch if `by_rows`,
+    and they do not meet; or else they divide the hidden units, and meet after each step.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
-    length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
+    batch, hidden, inputs = places.shape[1], h0.shape[1], x.shape[1]
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns = units * lane_count
-    parts = places if by_rows else 1
+    pieces = parts if by_rows else 1
     by_strips = chunk == 1 and LATE == 0
-    z_columns = ((1 if by_rows else places) * strip * lane_count if by_strips else columns) * GATES
-    most_rows = (batch + parts - 1) // parts
+    z_columns = ((1 if by_rows else parts) * strip * lane_count if by_strips else columns) * GATES
+    most_rows = most_rows_of_a_part(places, pieces)
     at = forward_regions(most_rows, chunk, inputs, hidden, GATES, LATE, BIASES, z_columns, lane_count)
-    kept = track.shape[0] > 1
+    kept, given = track.shape[0] > 1, active_rows(places, 0, batch, 0)
     if member == 0:
         interleave_biases(biases, GATES, LATE, BIASES, hidden, work, at.b, at.b_columns)
         if begin == 0:
             for n in range(batch):
                 copy_row_padded(track0, n * hidden, track, n * columns, hidden)
-            for part in range(parts):
-                first_row, end_row = share(batch, part, parts)
+            for part in range(pieces):
+                first_row, end_row = row_share(places, given, 0, places[1, 0], part, pieces)
                 for n in range(first_row, end_row):
                     here = at.parts + part * at.part + at.h + (n - first_row) * at.h_stride
                     copy_row_padded(h0, n * hidden, work, here, hidden)
     size, first_step = enter_team(team, member, begin, by_rows)
     if member >= size and not by_rows:
         return
-    buffer = at.parts + parts * at.part + member * BUFFER_VECTORS * lane_count
+    buffer = at.parts + pieces * at.part + member * BUFFER_VECTORS * lane_count
     tick, number = 1, 0
     part = take_part(team) if by_rows else 0
-    while part < parts:
-        first_row, end_row = share(batch, part, parts)
-        rows = end_row - first_row
+    while part < pieces:
+        first_row, end_row = row_share(places, given, 0, places[1, 0], part, pieces)
         here = at.parts + part * at.part
         start, recruits = first_step, member == 0 and not by_rows
-        while start < end:
+        rows = active_rows(places, first_row, end_row - first_row, start)
+        while start < end and rows > 0:
             if recruits:
                 size = close_team(team, start)
                 recruits, tick = size == 1, 1
             members = 1 if by_rows else size
             me = 0 if by_rows else member
-            first, last = unit_share(units, me, members)
+            first, last_unit = unit_share(units, me, members)
             column = first * lane_count
-            width = max(min(hidden, last * lane_count) - column, 0)
-            steps = min(chunk, end - start)
-            time = begin_chunk(trace, member, number, start, steps)
-            first_in, end_in = share(steps * rows, me, members)
-            gather_rows(x, length, inputs, start, first_row, rows, first_in, end_in, work, here + at.x,
-                        at.x_stride, rows * at.x_stride, 0, inputs)  # fmt: skip
+            width = max(min(hidden, last_unit * lane_count) - column, 0)
+            stop, depth = chunk_end(places, first_row, rows, start, end, chunk, chunk * most_rows)
+            time = begin_chunk(trace, member, number, start, stop - start)
+            first_in, end_in = share(depth, me, members)
+            gather_rows(x, inputs, places, batch, onward, first_row, rows, start, first_in, end_in, work, here + at.x,
+                        at.x_stride)  # fmt: skip
             time = lap(trace, member, number, GATHER, time)
             consider_breaking_up(team, me, members, tick)
             tick = wait_for_team(team, me, members, tick)
@@ -240,9 +298,9 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
             if is_broken_up(team, members, tick):
                 if member > 0:
                     return
-                size, members, last, width = 1, 1, units, hidden
+                size, members, last_unit, width = 1, 1, units, hidden
             if not by_strips:
-                project(work, here + at.x, at.x_stride, steps * rows, inputs, weights, hidden, GATES, first, last,
+                project(work, here + at.x, at.x_stride, depth, inputs, weights, hidden, GATES, first, last_unit,
                         work, at.b, here + at.z + column * GATES, at.z_stride, buffer)  # fmt: skip
                 time = lap(trace, member, number, PROJECT, time)
             slot, tape_step, track_step = 0, 0, 0
@@ -252,44 +310,54 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, tape, track, work, trace,
                            track, track_step, (slot + first_row) * columns)  # fmt: skip
             crew = Crew(team, trace, member, members, number)
             tick, time = forward_steps(
-                cell_forward, cell_between, wait_for_team, lap, GATES, LATE, BIASES, work, at.b, work, at, here, rows,
-                inputs, hidden, weights, start, steps, first, last, strip, by_strips, me * strip * lane_count * GATES,
-                keeping, buffer, crew, tick, time)  # fmt: skip
-            scatter_rows(work, here + at.h + rows * at.h_stride, at.h_stride, rows * at.h_stride,
-                         h, length, hidden, start, first_row, rows, 0, steps * rows, column, width)  # fmt: skip
-            for n in range(rows):
-                row = here + at.h + n * at.h_stride + column
-                copy_row(work, row + steps * rows * at.h_stride, work, row, width)
+                cell_forward, cell_between, wait_for_team, lap, active_rows, GATES, LATE, BIASES, work, at.b, work, at,
+                here, Group(places, first_row, rows), inputs, hidden, weights, start, stop - start, first, last_unit,
+                strip, by_strips, me * strip * lane_count * GATES, keeping, buffer, crew, tick, time)  # fmt: skip
+            after = here + at.h + rows * at.h_stride
+            if h.size > 0:
+                scatter_rows(work, after, at.h_stride, h, hidden, places, batch, onward, first_row, rows, start,
+                             0, depth, column, width)  # fmt: skip
+            for step in range(start, stop):
+                after += column
+                going_on = active_rows(places, first_row, rows, step + 1)
+                for n in range(going_on, rows):
+                    copy_row(work, after + n * at.h_stride, last, (first_row + n) * hidden + column, width)
+                if step + 1 == stop:
+                    for n in range(going_on):
+                        copy_row(work, after + n * at.h_stride, work, here + at.h + n * at.h_stride + column, width)
+                after += rows * at.h_stride - column
+                rows = going_on
             time = lap(trace, member, number, SCATTER, time)
-            start += steps
+            start = stop
             number += 1
-        part = take_part(team) if by_rows else parts
+        part = take_part(team) if by_rows else pieces
     leave_team(team, member)
 
 
-def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, work, trace,
-                      team, member, batch, packed, begin, end, chunk, blocked, by_rows):  # fmt: skip
-    """Steps `end - 1 .. begin` of sequences, by one member of a team.
+def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work, trace,
+                      team, member, onward, packed, begin, end, chunk, blocked, by_rows):  # fmt: skip
+    """Steps `end - 1 .. begin` of sequences that lie at `places`, see `Spans`, by one member of a team.
 
-    Overwrites these steps of `dx` (N * T, D), takes `dtrack` (N, U * L) from the last step to before the first, and
+    Overwrites their rows of `dx` (rows, D), takes `dtrack` (N, U * L) from the last step to before the first, and
     sums the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient
-    of the last step is the sum of its part of `dh` (N * T, H) and of `dlast` (N, H), either of which may be empty.
+    of the last step of a sequence is the sum of its row of `dh` (rows, H) and of `dlast` (N, H), either of which may be
+    empty.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
-    length, inputs = dx.shape[0] // batch, dx.shape[1]
-    hidden = h0.shape[1]
+    batch, inputs, hidden = places.shape[1], dx.shape[1], h0.shape[1]
+    spans = Spans(places, batch, onward, places[1, 0])
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns = units * lane_count
     late_column = columns * (GATES - LATE) if LATE > 0 else 0
     at = backward_regions(batch, chunk, inputs, hidden, GATES, LATE, BIASES, blocked, lane_count)
-    if member == 0 and end == length:
+    if member == 0 and end == spans.longest:
         fill_row(work, at.zeros, at.dWx - at.zeros, 0.0)
-        for n in range(batch):
+        for n in range(active_rows(places, 0, batch, end - 1)):
             here = at.dh + n * at.h_stride
             if dh.size == 0:
                 fill_row(work, here, at.h_stride, 0.0)
             else:
-                copy_row_padded(dh, (n * length + length - 1) * hidden, work, here, hidden)
+                copy_row_padded(dh, (places[0, n] + onward * (end - 1)) * hidden, work, here, hidden)
             if dlast.size > 0:
                 add_row(dlast, n * hidden, work, here, hidden)
     size, stop = enter_team(team, member, end, False)
@@ -301,19 +369,24 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
         if recruits:
             size = close_team(team, stop)
             recruits, tick = size == 1, 1
-        first_row, end_row = share(batch, member if by_rows else 0, size if by_rows else 1)
-        rows = end_row - first_row
+        active = active_rows(places, 0, batch, stop - 1)
+        start, rows, depth = chunk_begin(places, active, stop, begin, chunk * batch)
+        previous = more_active_rows(places, rows, start - 1) if start > 0 else rows
+        first_row, end_row = 0, previous
+        if by_rows:
+            first_row, end_row = row_share(places, rows, start, stop, member, size)
+            if member == size - 1:  # sequences whose last step is the one before the chunk
+                end_row = previous
         first, last = unit_share(units, 0 if by_rows else member, 1 if by_rows else size)
         column = first * lane_count
         width = max(min(hidden, last * lane_count) - column, 0)
-        steps = min(chunk, stop - begin)
-        start = stop - steps
-        time = begin_chunk(trace, member, number, start, steps)
-        first_in, end_in = share(steps * batch, member, size)
-        gather_rows(x, length, inputs, start, 0, batch, first_in, end_in, work, at.x, at.x_stride,
-                    batch * at.x_stride, 0, inputs)  # fmt: skip
-        gather_earlier_gradients(dh, work, at, batch, length, hidden, start, steps, first_row, end_row, first, last)
-        for n in range(first_row, end_row):
+        time = begin_chunk(trace, member, number, start, stop - start)
+        first_in, end_in = share(depth, member, size)
+        gather_rows(x, inputs, places, batch, onward, 0, rows, start, first_in, end_in, work, at.x,
+                    at.x_stride)  # fmt: skip
+        gather_earlier_gradients(dh, dlast, work, at, spans, hidden, start, stop - start, depth, previous,
+                                 first_row, end_row, first, last)  # fmt: skip
+        for n in range(first_row, min(end_row, rows)):
             row = at.h + n * at.h_stride
             if start == 0:
                 copy_row_padded(h0, n * hidden + column, work, row + column, width)
@@ -321,16 +394,23 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                 slot = (start - 1) * batch + n
                 cell_output(first, last, tape, slot * tape.shape[2], track, (slot + batch) * columns, work, row)
         time = lap(trace, member, number, GATHER, time)
-        for s in range(steps - 1, -1, -1):
-            slot = (start + s) * batch
-            dh_step, dz_step = at.dh + s * batch * at.h_stride, s * batch * at.dz_stride
-            for n in range(first_row, end_row):
-                # h of the last step is no step's previous state; it goes to the spare rows at the end.
+        z_row, going_on = depth, 0  # of the next step: where its rows begin, and how many go on to it
+        for step in range(stop - 1, start - 1, -1):
+            end_active = min(end_row, active)
+            next_row, z_row = z_row, z_row - active
+            more = more_active_rows(places, active, step - 1) if step > start else previous
+            dh_next = at.dh + (previous + z_row) * at.h_stride
+            dh_step = dh_next - more * at.h_stride
+            dz_step = z_row * at.dz_stride
+            for n in range(first_row, end_active):
+                # h of a last step is no step's previous state; it goes to the spare rows at the end.
+                h_row = at.h + ((next_row if n < going_on else depth) + n) * at.h_stride
+                slot = step * batch + n
                 dz_row, dm_row = dz_step + n * at.dz_stride, late_column + dz_step + n * at.dz_stride
-                cell_backward(first, last, tape, (slot + n) * tape.shape[2],
-                     track, (slot + n) * columns, (slot + batch + n) * columns,
-                     work, dh_step + (batch + n) * at.h_stride, dh_step + n * at.h_stride, dtrack, n * columns,
-                     at.h + ((s + 1) * batch + n) * at.h_stride, at.dz + dz_row, at.dm + dm_row)  # fmt: skip
+                cell_backward(first, last, tape, slot * tape.shape[2],
+                     track, slot * columns, (slot + batch) * columns,
+                     work, dh_next + n * at.h_stride, dh_step + n * at.h_stride, dtrack, n * columns,
+                     h_row, at.dz + dz_row, at.dm + dm_row)  # fmt: skip
                 if last == units:
                     if LATE == 0:
                         clear_padding(work, at.dz + dz_row, hidden, GATES)
@@ -340,17 +420,18 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             # Others need these columns of dm, where units are divided.
             tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(trace, member, number, WAIT, time)
+            count = max(end_active - first_row, 0)
             dm_rows, dh_rows = dz_step + first_row * at.dz_stride, first_row * at.h_stride
-            descending = (start + s) % 2 == 1
+            descending = step % 2 == 1
             if LATE > 0:
                 recur_backward(work, at, weights, hidden, GATES - LATE, LATE, GATES, at.dm + late_column + dm_rows,
-                               at.zeros, 0, at.dq + dh_rows, rows, first, last, descending, buffer)  # fmt: skip
+                               at.zeros, 0, at.dq + dh_rows, count, first, last, descending, buffer)  # fmt: skip
                 time = lap(trace, member, number, RECUR, time)
-                for n in range(first_row, end_row):
-                    dz_row = dz_step + n * at.dz_stride
-                    cell_between_backward(first, last, tape, (slot + n) * tape.shape[2],
-                         track, (slot + n) * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
-                         at.q + (s * batch + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
+                for n in range(first_row, end_active):
+                    dz_row, slot = dz_step + n * at.dz_stride, step * batch + n
+                    cell_between_backward(first, last, tape, slot * tape.shape[2],
+                         track, slot * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
+                         at.q + (z_row + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
                     if last == units:
                         clear_padding(work, at.dz + dz_row, hidden, GATES)
                         clear_padding(work, at.dm + dz_row, hidden, GATES - LATE)
@@ -358,18 +439,19 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                 tick = wait_for_team(team, member, step_size(size, by_rows), tick)
                 time = lap(trace, member, number, WAIT, time)
             recur_backward(work, at, weights, hidden, 0, GATES - LATE, GATES, at.dm + dm_rows,
-                           dh_step + dh_rows, at.h_stride, dh_step + dh_rows, rows, first, last, descending,
+                           dh_step + dh_rows, at.h_stride, dh_step + dh_rows, count, first, last, descending,
                            buffer)  # fmt: skip
             time = lap(trace, member, number, RECUR, time)
+            going_on, active = active, more
         if by_rows:  # the rows of x, h and dz of all members are there
             tick = wait_for_team(team, member, size, tick)
             time = lap(trace, member, number, WAIT, time)
-        transpose_chunk(work, at, inputs, hidden, LATE, steps * batch, member, size)
+        transpose_chunk(work, at, inputs, hidden, LATE, depth, member, size)
         time = lap(trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)  # the transposes are there
         time = lap(trace, member, number, WAIT, time)
-        accumulate(work, at, weights, dx, dWx, dWh, length, start, steps, batch, inputs, hidden, GATES, LATE,
-                   BIASES > 1, blocked, stop == length, member, size)  # fmt: skip
+        accumulate(work, at, weights, dx, dWx, dWh, spans, start, rows, depth, inputs, hidden, GATES, LATE,
+                   BIASES > 1, blocked, stop == spans.longest, member, size)  # fmt: skip
         time = lap(trace, member, number, ACCUMULATE, time)
         consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)  # nobody reads this chunk any more
@@ -397,9 +479,15 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                     if k > 0 and LATE > 0 and gate >= GATES - LATE:
                         here += stage_columns(hidden, GATES - LATE, lane_count) - late_column
                     copy_row(work, here, dbs[k], gate * hidden, hidden)
+        given = active_rows(places, 0, batch, 0)
         for n in range(batch):
             if n % size == member:
-                copy_row(work, at.dh + n * at.h_stride, dh0, n * hidden, hidden)
+                if n < given:
+                    copy_row(work, at.dh + n * at.h_stride, dh0, n * hidden, hidden)
+                elif dlast.size > 0:
+                    copy_row(dlast, n * hidden, dh0, n * hidden, hidden)
+                else:
+                    fill_row(dh0, n * hidden, hidden, 0.0)
     leave_team(team, member)
 
 
@@ -445,15 +533,19 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
         keeping, nobody = Kept(memory, tape_width, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0)
         for start in range(begin, end, chunk):
             steps = min(chunk, end - start)
-            gather_rows(x, length, inputs, start, 0, batch, 0, steps * batch, memory, base + at.x, at.x_stride,
-                        batch * at.x_stride, 0, inputs)  # fmt: skip
+            for s in range(steps):
+                for n in range(batch):
+                    copy_row_padded(x, (n * length + start + s) * inputs,
+                                    memory, base + at.x + (s * batch + n) * at.x_stride, inputs)  # fmt: skip
             project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, GATES, 0, units,
                     weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
-            forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, GATES, LATE, BIASES, weights, b,
-                          memory, at, base, batch, inputs, hidden, matrices, start, steps, 0, units, units, False, 0,
-                          keeping, 0, nobody, 0, 0)  # fmt: skip
-            scatter_rows(memory, base + at.h + batch * at.h_stride, at.h_stride, batch * at.h_stride,
-                         h, length, hidden, start, 0, batch, 0, steps * batch, 0, hidden)  # fmt: skip
+            forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, all_rows, GATES, LATE, BIASES,
+                          weights, b, memory, at, base, Group(0, 0, batch), inputs, hidden, matrices, start, steps, 0,
+                          units, units, False, 0, keeping, 0, nobody, 0, 0)  # fmt: skip
+            for s in range(steps):
+                for n in range(batch):
+                    copy_row(memory, base + at.h + ((s + 1) * batch + n) * at.h_stride,
+                             h, (n * length + start + s) * hidden, hidden)  # fmt: skip
             for n in range(batch):
                 row = base + at.h + n * at.h_stride
                 copy_row(memory, row + steps * batch * at.h_stride, memory, row, hidden)

@@ -1,9 +1,9 @@
 """What all cells share: the scratch of a chunk of steps, and the phases before and after the recurrence.
 
-A chunk holds `steps * N` time-major rows. All scratch of a pass lies in one flat array; *regions* say where each matrix
-of rows begins, and at which stride its rows lie. See `layout` for the order of columns. The members of a team divide
-rows where a phase treats them alike, and hidden units, in whole panels, or sequences where it does not. The members
-change no order of a sum.
+A chunk holds time-major rows, of as many steps as fit. All scratch of a pass lies in one flat array; *regions* say
+where each matrix of rows begins, and at which stride its rows lie. See `layout` for the order of columns. The members
+of a team divide rows where a phase treats them alike, and hidden units, in whole panels, or sequences where it does
+not. The members change no order of a sum.
 
 The recurrent product of a step comes in one or two *stages*: the last `late` gates of a cell may wait for what the
 first ones make of h. Rows of what is apart, and packed weights, have the columns of one stage after those of the other.
@@ -15,9 +15,11 @@ from rnnkernels.kernels.jit import expanded, plain
 from rnnkernels.kernels.layout import (
     BUFFER_VECTORS,
     PANELS_AT_ONCE,
+    active_rows,
+    add_row,
     copy_row,
+    copy_row_padded,
     fill_row,
-    gather_rows,
     multiply_in_place,
     multiply_transposed_in_place,
     pack_and_add_rows,
@@ -32,6 +34,13 @@ from rnnkernels.kernels.micro_kernel import (
 )
 from rnnkernels.kernels.simd import VECTOR_BYTES, lanes
 from rnnkernels.kernels.team import share
+
+Spans = namedtuple("Spans", "places batch onward longest")
+Spans.__doc__ = """Which rows of the caller's arrays are a sequence.
+
+Step t of sequence n is row `places[0, n] + onward * t`, of `places[1, n]` steps; those with more steps come first. They
+are `batch` sequences, the `longest` of which has so many steps.
+"""
 
 Weights = namedtuple("Weights", "Wx Wx_offset Wh Wh_offset packed")
 Weights.__doc__ = (
@@ -57,7 +66,7 @@ BackwardRegions.__doc__ = """Where the scratch of a backward pass lies: rows of 
 
 `dz` are the gradients of x @ Wx, `dm` those of h @ Wh, which most cells have in the same place. `h` are previous hidden
 states, and those of the last step in spare rows at the end; `q` is what second stages multiply, `dq` the gradient of
-that of one step. `dh` has the gradient of the states before the chunk in its first N rows, and so holds one step more;
+that of one step. `dh` has the gradient of the states before the chunk in its first rows, and so holds one step more;
 it carries the gradient from call to call. `xT`, `hT` and `qT` are the transposes of `x`, `h` and `q`, from the last row
 to the first; `zeros` is a row as wide as any. `dWx`, `dWh` and `db` are sums in gate order, each gate padded to whole
 units; those of matrices are divided in blocks, see `layout`. For each member, `member` elements apart, `panels` are
@@ -224,29 +233,63 @@ def recur_backward(work, at, weights, hidden, first_gate, gates, of, dm, start, 
                        dh + column, at.h_stride, descending, buffer)  # fmt: skip
 
 
-@expanded
-def gather_earlier_gradients(dh, work, at, batch, length, hidden, begin, steps, first_row, end_row,
-                             first_unit, end_unit):  # fmt: skip
-    """Time-major gradients from outside for the states before a chunk of steps `begin .. begin + steps` and in it.
+@plain
+def more_active_rows(places, rows, step):
+    """Sequences that have a step, given so many that have the next one."""
+    while rows < places.shape[1] and places[1, rows] > step:
+        rows += 1
+    return rows
 
-    The first N rows of `at.dh` hold the complete gradient of the last step on entry. It moves to the last rows; the
-    rows before take the part of `dh` (N * T, H) of steps begin - 1 .. begin + steps - 2, zero for step -1, and
-    everywhere if there is none. For some sequences and units.
+
+@plain
+def row_share(places, rows, begin, end, member, size):
+    """First and end of a member's share of sequences, the first `rows`, by how many of steps `begin .. end` they have.
+
+    Each has step `begin`.
     """
-    column, rows = first_unit * lanes(work), end_row - first_row
+    if size == 1:
+        return 0, rows
+    total = 0
+    for n in range(rows):
+        total += min(places[1, n], end) - begin
+    first, before, n = -1, 0, 0
+    while n < rows and before * size < total * (member + 1):
+        if first < 0 and before * size >= total * member:
+            first = n
+        before += min(places[1, n], end) - begin
+        n += 1
+    return n if first < 0 else first, n
+
+
+@expanded
+def gather_earlier_gradients(dh, dlast, work, at, spans, hidden, begin, steps, total, previous, first_row, end_row,
+                             first_unit, end_unit):  # fmt: skip
+    """Gradients from outside for the states before a chunk of steps `begin .. begin + steps` and in it.
+
+    The first rows of `at.dh` hold the complete gradient of the last step on entry. It moves to the last of `previous` +
+    `total` rows. The rows before take, step by step, the part of `dh` (rows, H), zero if there is none or no step, and
+    that of `dlast` where a sequence ends. For some sequences and units.
+    """
+    column = first_unit * lanes(work)
     width = end_unit * lanes(work) - column
     columns = max(min(hidden - column, width), 0)
-    known = 1 if begin == 0 else 0
-    is_given = dh.size > 0
-    for n in range(first_row, end_row):
+    active = active_rows(spans.places, 0, spans.batch, begin + steps - 1)
+    below = previous + total - active
+    for n in range(first_row, min(end_row, active)):
         row = at.dh + n * at.h_stride + column
-        copy_row(work, row, work, row + steps * batch * at.h_stride, width)
-        for s in range(known if is_given else steps):
-            fill_row(work, row + s * batch * at.h_stride, width, 0.0)
-    if is_given:
-        gather_rows(dh, length, hidden, begin - 1 + known, first_row, rows, 0, (steps - known) * rows,
-                    work, at.dh + (known * batch + first_row) * at.h_stride, at.h_stride, batch * at.h_stride,
-                    column, columns)  # fmt: skip
+        copy_row(work, row, work, row + below * at.h_stride, width)
+    for step in range(begin + steps - 2, begin - 2, -1):
+        active = more_active_rows(spans.places, active, step) if step >= 0 else previous
+        below -= active
+        for n in range(first_row, min(end_row, active)):
+            row = at.dh + (below + n) * at.h_stride + column
+            if step < 0 or dh.size == 0:
+                fill_row(work, row, width, 0.0)
+            else:
+                here = (spans.places[0, n] + spans.onward * step) * hidden + column
+                copy_row_padded(dh, here, work, row, columns)
+            if step + 1 == spans.places[1, n] and dlast.size > 0:
+                add_row(dlast, n * hidden + column, work, row, columns)
 
 
 @expanded
@@ -264,21 +307,22 @@ def transpose_chunk(work, at, inputs, hidden, late, depth, member, size):
 
 
 @expanded
-def accumulate(work, at, weights, dx, dWx, dWh, length, begin, steps, batch, inputs, hidden, gates, late, apart,
+def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, inputs, hidden, gates, late, apart,
                blocked, is_first, member, size):  # fmt: skip
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dm, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
-    A member takes its share of the panels of the sums and of the rows of dx. Sums start from zero if `is_first`. Sums
-    over rows run backward in time-major order, in parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are
-    not `blocked` go straight to the rows of `dWx` and `dWh`, whose columns are in gate order where no gate is padded.
+    The chunk has `depth` rows, so many `rows` of its first step, `begin`. A member takes its share of the panels of the
+    sums and of the rows of dx. Sums start from zero if `is_first`. Sums over rows run backward in time-major order, in
+    parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are not `blocked` go straight to the rows of `dWx`
+    and `dWh`, whose columns are in gate order where no gate is padded.
     """
-    depth, own = steps * batch, member * at.member
+    own = member * at.member
     first_row, end_row = share(depth, member, size)
     transposed_product(work, at.dz + first_row * at.dz_stride, at.dz_stride, end_row - first_row,
                        weights.Wx, weights.Wx_offset, weights.packed, inputs, hidden, 0, gates, gates,
                        0, unit_count(work, inputs), at.zeros, 0, at.dx + first_row * at.x_stride, at.x_stride,
                        False, at.buffer + own)  # fmt: skip
-    scatter_rows(work, at.dx, at.x_stride, batch * at.x_stride, dx, length, inputs, begin, 0, batch,
+    scatter_rows(work, at.dx, at.x_stride, dx, inputs, spans.places, spans.batch, spans.onward, 0, rows, begin,
                  first_row, end_row, 0, inputs)  # fmt: skip
 
     width, gate_columns = panel_width(work), unit_count(work, hidden) * lanes(work)
