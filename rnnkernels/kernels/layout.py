@@ -107,7 +107,7 @@ def fill_row(target, target_offset, count, number):
 
 @plain
 def active_rows(spans, first_row, rows, step):
-    """Of `rows` sequences from `first_row` on, which end one after the other, those that have a step: the first ones."""
+    """Of `rows` sequences from `first_row` on, which end one after the other, the first ones that have a step."""
     while rows > 0 and spans[1, first_row + rows - 1] <= step:
         rows -= 1
     return rows
