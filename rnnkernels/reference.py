@@ -13,9 +13,15 @@ a number, or None for zero; the input of a step is (N, D), (1, D) or (D,), and i
 all are vectors or numbers, a step returns vectors. Lists do for inputs and states; a number has the dtype of the
 weights. Each gradient has the shape of what was given: it is summed over the rows that shared it. That of None is
 (N, H).
+
+Sequences may have `lengths`, valid steps of each, after which all is padding; with `reverse` they run from the last
+valid step to the first; `resets` (N, T) are steps before which the state becomes zero. What is between two of these
+borders is a *stretch*, a sequence by itself. Only the last hidden state is returned where `outputs` are "last", and a
+gradient (N, H) is of that.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,7 +150,16 @@ def rnn_step_backward(
 
 
 def rnn_forward(
-    x: np.ndarray, h0: np.ndarray | None, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray
+    x: np.ndarray,
+    h0: np.ndarray | None,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+    *,
+    lengths: Any = None,
+    reverse: bool = False,
+    resets: Any = None,
+    outputs: str = "all",
 ) -> ForwardResult[Cache, RNNState]:
     """Run a vanilla RNN over whole sequences.
 
@@ -160,11 +175,13 @@ def rnn_forward(
         Weights of the hidden state.
     b : ndarray of shape (H,)
         Bias.
+    lengths, reverse, resets, outputs : optional
+        Which steps, in which order; see above.
 
     Returns
     -------
-    h : ndarray of shape (N, T, H)
-        Hidden state after every step.
+    h : ndarray of shape (N, T, H), or (N, H)
+        Hidden state after every step, or after the last one.
     cache : tuple
         For `rnn_backward`.
 
@@ -176,6 +193,9 @@ def rnn_forward(
 
         h[t] = tanh(x[t] @ Wx + h[t-1] @ Wh + b)    (5)
     """
+    if lengths is not None or reverse or resets is not None or outputs == "last":
+        run = partial(rnn_forward, Wx=Wx, Wh=Wh, b=b)
+        return _forward_by_stretches(run, RNNState, x, {"h0": h0}, Wh, lengths, reverse, resets, outputs)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
     N, T, _ = x.shape
@@ -195,8 +215,8 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
 
     Parameters
     ----------
-    dh : ndarray of shape (N, T, H), or None
-        Gradient of the hidden state after every step; None is zero.
+    dh : ndarray of shape (N, T, H) or (N, H), or None
+        Gradient of the hidden state after every step, or after the last one; None is zero.
     cache : tuple
         From `rnn_forward`.
     dstate : RNNState or ndarray that broadcasts to (N, H), optional
@@ -221,9 +241,10 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
 
         dx = dz @ Wx.T      dWx = x.T @ dz      dWh = h[t-1].T @ dz[t]      db = sum of dz   (8)
     """
+    if type(cache) is _StretchCache:
+        return _backward_by_stretches(rnn_backward, dh, cache, dstate)
     x, h0, Wx, Wh, states = cache
-    if dh is None:
-        dh = np.zeros_like(states[:, 1:])
+    dh = _of_all_steps(dh, states[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, H), dtype=np.result_type(dh, states))
     r = np.zeros((N, H), dtype=dz.dtype)
@@ -332,6 +353,10 @@ def lstm_forward(
     b: np.ndarray,
     *,
     c0: np.ndarray | None = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    resets: Any = None,
+    outputs: str = "all",
 ) -> ForwardResult[Cache, LSTMState]:
     """Run an LSTM over whole sequences.
 
@@ -349,11 +374,13 @@ def lstm_forward(
         Bias.
     c0 : ndarray that broadcasts to (N, H), optional
         Cell state before the first step; zero by default.
+    lengths, reverse, resets, outputs : optional
+        Which steps, in which order; see above.
 
     Returns
     -------
-    h : ndarray of shape (N, T, H)
-        Hidden state after every step.
+    h : ndarray of shape (N, T, H), or (N, H)
+        Hidden state after every step, or after the last one.
     cache : tuple
         For `lstm_backward`.
 
@@ -363,6 +390,9 @@ def lstm_forward(
     -----
     Equations (9) to (13) for t = 0 .. T - 1, each with the states that the step before has left.
     """
+    if lengths is not None or reverse or resets is not None or outputs == "last":
+        run = partial(lstm_forward, Wx=Wx, Wh=Wh, b=b)
+        return _forward_by_stretches(run, LSTMState, x, {"h0": h0, "c0": c0}, Wh, lengths, reverse, resets, outputs)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
     if c0 is not None:
@@ -390,8 +420,8 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
 
     Parameters
     ----------
-    dh : ndarray of shape (N, T, H), or None
-        Gradient of the hidden state after every step; None is zero.
+    dh : ndarray of shape (N, T, H) or (N, H), or None
+        Gradient of the hidden state after every step, or after the last one; None is zero.
     cache : tuple
         From `lstm_forward`.
     dstate : LSTMState, optional
@@ -412,9 +442,10 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     Equations (14) to (19) for t = T - 1 .. 0: the gradients that arrive from the following step start at dstate, and
     end as dh0 and dc0; the one of the hidden state is dz @ Wh.T. Then the sums of (8).
     """
+    if type(cache) is _StretchCache:
+        return _backward_by_stretches(lstm_backward, dh, cache, dstate)
     x, h0, c0, Wx, Wh, hidden, cells, gates = cache
-    if dh is None:
-        dh = np.zeros_like(hidden[:, 1:])
+    dh = _of_all_steps(dh, hidden[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, 4 * H), dtype=np.result_type(dh, gates))
     r = np.zeros((N, H), dtype=dz.dtype)
@@ -547,6 +578,10 @@ def gru_forward(
     *,
     bh: np.ndarray | None = None,
     reset_after: bool = True,
+    lengths: Any = None,
+    reverse: bool = False,
+    resets: Any = None,
+    outputs: str = "all",
 ) -> ForwardResult[Cache, GRUState]:
     """Run a GRU over whole sequences.
 
@@ -566,11 +601,13 @@ def gru_forward(
         Second bias, added to the product with the hidden state; zero by default.
     reset_after : bool
         Whether the reset gate r scales the product with the hidden state, or else the hidden state itself.
+    lengths, reverse, resets, outputs : optional
+        Which steps, in which order; see above.
 
     Returns
     -------
-    h : ndarray of shape (N, T, H)
-        Hidden state after every step.
+    h : ndarray of shape (N, T, H), or (N, H)
+        Hidden state after every step, or after the last one.
     cache : tuple
         For `gru_backward`.
 
@@ -580,6 +617,9 @@ def gru_forward(
     -----
     Equations (20) to (26) for t = 0 .. T - 1, each with the state that the step before has left.
     """
+    if lengths is not None or reverse or resets is not None or outputs == "last":
+        run = partial(gru_forward, Wx=Wx, Wh=Wh, b=b, bh=bh, reset_after=reset_after)
+        return _forward_by_stretches(run, GRUState, x, {"h0": h0}, Wh, lengths, reverse, resets, outputs)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
     N, T, _ = x.shape
@@ -605,8 +645,8 @@ def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
 
     Parameters
     ----------
-    dh : ndarray of shape (N, T, H), or None
-        Gradient of the hidden state after every step; None is zero.
+    dh : ndarray of shape (N, T, H) or (N, H), or None
+        Gradient of the hidden state after every step, or after the last one; None is zero.
     cache : tuple
         From `gru_forward`.
     dstate : GRUState or ndarray that broadcasts to (N, H), optional
@@ -627,9 +667,10 @@ def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     Equations (27) to (34) for t = T - 1 .. 0: the gradient that arrives from the following step starts at dstate and
     ends as dh0. Then the products and sums over all steps, as in (8).
     """
+    if type(cache) is _StretchCache:
+        return _backward_by_stretches(gru_backward, dh, cache, dstate)
     x, h0, Wx, Wh, states, gates, q, reset_after = cache
-    if dh is None:
-        dh = np.zeros_like(states[:, 1:])
+    dh = _of_all_steps(dh, states[:, 1:])
     N, T, H = dh.shape
     dzx = np.empty((N, T, 3 * H), dtype=np.result_type(dh, gates))
     dzh = np.empty_like(dzx)
@@ -915,6 +956,98 @@ def _sum_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     gradient = gradient.sum(axis=tuple(range(gradient.ndim - len(shape))))
     stretched = tuple(axis for axis, size in enumerate(shape) if size != gradient.shape[axis])
     return gradient.sum(axis=stretched, keepdims=True)
+
+
+def _of_all_steps(dh: np.ndarray | None, h: np.ndarray) -> np.ndarray:
+    """Have the gradient of the hidden states (N, T, H); that of the last one alone is zero elsewhere."""
+    if dh is not None and np.ndim(dh) == 3:
+        return dh
+    whole = np.zeros(h.shape, h.dtype if dh is None else np.result_type(dh, h))
+    if dh is not None:
+        whole[:, -1:] = dh[:, np.newaxis]
+    return whole
+
+
+class _StretchCache(NamedTuple):
+    """Cache of sequences that were taken apart."""
+
+    x: np.ndarray
+    H: int
+    states: tuple[Any, ...]  # before the first step, as they were given
+    stretches: list[list[tuple[np.ndarray, Cache]]]  # of each sequence: steps and cache of each stretch
+    is_kept: list[bool]  # whether the first state of a sequence reaches its first stretch
+
+
+def _forward_by_stretches(
+    run: Callable[..., Any],
+    state_of: Callable[..., Any],
+    x: Any,
+    states: dict[str, Any],
+    Wh: np.ndarray,
+    lengths: Any,
+    reverse: bool,
+    resets: Any,
+    outputs: str,
+) -> ForwardResult[Any, Any]:
+    """Run each stretch of each sequence by itself."""
+    x = np.asarray(x)
+    (N, T, _), H = x.shape, len(Wh)
+    given = tuple(None if state is None else _array(state, Wh) for state in states.values())
+    dtype = np.result_type(x, Wh, *(state for state in given if state is not None))
+    lasts = [np.array(np.broadcast_to(0 if state is None else state, (N, H)), dtype) for state in given]
+    h = np.zeros((N, T, H), dtype)
+    cache = _StretchCache(x, H, given, [], [])
+    for n in range(N):
+        steps = np.arange(T if lengths is None else lengths[n])[:: -1 if reverse else 1]
+        begins = np.zeros(len(steps), bool) if resets is None else np.asarray(resets)[n, steps]
+        state = tuple(last[n : n + 1] for last in lasts)
+        cache.stretches.append([])
+        cache.is_kept.append(not begins[:1].any())
+        for number, stretch in enumerate(np.split(steps, np.flatnonzero(begins[1:]) + 1)):
+            if number > 0 or not cache.is_kept[n]:
+                state = tuple(np.zeros_like(part) for part in state)
+            result = run(x[n : n + 1, stretch], **dict(zip(states, state, strict=True)))
+            h[n, stretch], state = result.h[0], result.state
+            cache.stretches[n].append((stretch, result.cache))
+        for last, part in zip(lasts, state, strict=True):
+            last[n] = part[0]
+    result = ForwardResult((lasts[0].copy() if outputs == "last" else h, cache))
+    result.make_state = lambda: state_of(*lasts)
+    return result
+
+
+def _backward_by_stretches(
+    back: Callable[..., Any], dh: np.ndarray | None, cache: _StretchCache, dstate: Any
+) -> SequenceGradients:
+    """Propagate gradients back through each stretch of each sequence."""
+    x, H, given, stretches, is_kept = cache
+    N = len(x)
+    arriving = (None,) * len(given) if dstate is None else dstate if isinstance(dstate, tuple) else (dstate,)
+    dx, totals, firsts = np.zeros_like(x), None, []
+    for n in range(N):
+        state = [np.zeros((1, H), x.dtype) if d is None else np.broadcast_to(d, (N, H))[n : n + 1] for d in arriving]
+        if dh is not None and np.ndim(dh) == 2:
+            state[0] = state[0] + dh[n : n + 1]
+        for number in reversed(range(len(stretches[n]))):
+            steps, tape = stretches[n][number]
+            outside = None if dh is None or np.ndim(dh) == 2 else dh[n : n + 1, steps]
+            gradients = back(outside, tape, dstate=tuple(state))
+            dx[n, steps] = gradients.dx[0]
+            state = [gradients.dh0, *([gradients.dc0] if len(given) > 1 else [])]
+            if number > 0 or not is_kept[n]:
+                state = [np.zeros_like(part) for part in state]
+            sums = [*gradients[2:], *([gradients.dbh] if hasattr(gradients, "dbh") else [])]
+            totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+        firsts.append(state)
+    first = [np.concatenate(parts) for parts in zip(*firsts, strict=True)]
+    first = [d if s is None else _sum_to(d, s.shape) for d, s in zip(first, given, strict=True)]
+    dWx, dWh, db, *others = totals or []
+    result = SequenceGradients((dx, first[0], dWx, dWh, db))
+    if len(given) > 1:
+        result.dc0 = first[1]
+    if others:
+        result.dbh = others[0]
+    return result
 
 
 class _BroadcastCache(NamedTuple):

@@ -1,7 +1,5 @@
 """Sequences of different length, in reverse, that begin anew, and of which only the last state is wanted."""
 
-import itertools
-
 import numpy as np
 import pytest
 from helpers import DTYPES, GATES, assert_all_close, assert_close, assert_same_bits, exact, function, make_arguments
@@ -24,72 +22,33 @@ def states_of(rng, cell, N, H, dtype):
     return others, tuple(rng.standard_normal((N, H)).astype(dtype) for _ in names)
 
 
-def one_by_one(cell, args, others, dh, dstate, lengths, reverse=False, resets=None):
-    """The same in plain NumPy: each stretch by itself, from the first to the last and back again."""
-    forward, backward = function(reference, cell, "forward"), function(reference, cell, "backward")
-    x, h0, *weights = exact(args)
-    N, T, H = *x.shape[:2], h0.shape[1]
-    names = list(others)
-    found = {"h": np.zeros((N, T, H), x.dtype), "dx": np.zeros_like(x), "dh0": np.zeros_like(h0)}
-    found |= {f"d{name}": np.zeros_like(h0) for name in names}
-    found |= {"state": np.zeros((1 + len(names), N, H), x.dtype)}
-    sums = None
-    for n in range(N):
-        steps = np.arange(lengths[n])[:: -1 if reverse else 1]
-        cuts = [0, *[p for p, t in enumerate(steps) if resets is not None and resets[n, t] and p > 0], len(steps)]
-        begins_anew = bool(len(steps) and resets is not None and resets[n, steps[0]])
-        state = [h0[n : n + 1], *(exact([others[name]])[0][n : n + 1] for name in names)]
-        tapes = []
-        for k, (begin, end) in enumerate(itertools.pairwise(cuts)):
-            if k > 0 or begins_anew:
-                state = [np.zeros_like(part) for part in state]
-            rows = steps[begin:end]
-            result = forward(x[n : n + 1, rows], state[0], *weights, **dict(zip(names, state[1:], strict=True)))
-            found["h"][n, rows] = result[0][0]
-            tapes.append((rows, result[1]))
-            state = list(result.state)
-        for part, value in zip(found["state"], state, strict=True):
-            part[n] = value[0]
-        arriving = tuple(exact([gradient])[0][n : n + 1] for gradient in dstate)
-        for k, (rows, tape) in reversed(list(enumerate(tapes))):
-            gradients = backward(exact([dh])[0][n : n + 1, rows], tape, dstate=arriving)
-            found["dx"][n, rows] = gradients[0][0]
-            parts = [gradients[2], gradients[3], gradients[4], *([gradients.dbh] if "gru" in cell else [])]
-            sums = parts if sums is None else [a + b for a, b in zip(sums, parts, strict=True)]
-            first = (gradients[1], *(getattr(gradients, f"d{name}") for name in names))
-            arriving = tuple(np.zeros_like(part) for part in first)
-            if k == 0 and not begins_anew:
-                found["dh0"][n] = first[0][0]
-                for name, part in zip(names, first[1:], strict=True):
-                    found[f"d{name}"][n] = part[0]
-    return found, sums
-
-
 def assert_agrees(cell, args, others, dh, dstate, dtype, lengths=None, **options):
+    """Compare everything with the reference; and inference, and the last states alone, bit by bit with that."""
     forward, backward = functions(cell)
-    N, T, _ = dh.shape
-    whole = np.full(N, T) if lengths is None else lengths
-    expected, sums = one_by_one(cell, args, others, dh, dstate, whole, **options)
-    x = args[0].copy()
-    x[np.arange(T) >= np.asarray(whole)[:, np.newaxis]] = np.nan
-    dh = dh.copy()
-    dh[np.arange(T) >= np.asarray(whole)[:, np.newaxis]] = np.nan
+    result_of, back = function(reference, cell, "forward"), function(reference, cell, "backward")
+    names = dict(zip(others, exact(others.values()), strict=True))
+    expected = result_of(*exact(args), **names, lengths=lengths, **options)
+    wanted = back(*exact([dh]), expected.cache, dstate=tuple(exact(dstate)))
+    x, dh = args[0].copy(), dh.copy()
+    if lengths is not None:
+        padding = np.arange(x.shape[1]) >= np.asarray(lengths)[:, np.newaxis]
+        x[padding] = dh[padding] = np.nan
     result = forward(x, *args[1:], **others, lengths=lengths, **options)
-    assert_close(result.h, expected["h"], dtype)
-    assert_all_close(result.state, expected["state"], dtype)
+    assert_close(result.h, expected.h, dtype)
+    assert_all_close(result.state, expected.state, dtype)
     gradients = backward(dh, result.cache, dstate=dstate)
-    assert_close(gradients.dx, expected["dx"], dtype)
-    for name in ("h0", *others):
-        assert_close(getattr(gradients, f"d{name}"), expected[f"d{name}"], dtype)
-    got = [*gradients[2:], *([gradients.dbh] if "gru" in cell else [])]
-    assert_all_close(got, sums, dtype)
-    inference = forward(x, *args[1:], **others, lengths=lengths, **options, keep_cache=False)
-    assert_same_bits(inference.h, result.h)
-    for got, want in zip(inference.state, result.state, strict=True):
-        assert_same_bits(got, want)
-    last = forward(x, *args[1:], **others, lengths=lengths, **options, outputs="last")
-    assert_same_bits(last.h, result.state.h)
-    return result, gradients
+    assert_all_close(gradients, wanted, dtype)
+    assert vars(gradients).keys() >= {f"d{name}" for name in others}
+    for name, gradient in vars(gradients).items():
+        assert_close(gradient, getattr(wanted, name), dtype)
+    for others_too in ({"keep_cache": False}, {"outputs": "last"}):
+        again = forward(x, *args[1:], **others, lengths=lengths, **options, **others_too)
+        assert_same_bits(again.h, result.state.h if "outputs" in others_too else result.h)
+        for got, want in zip(again.state, result.state, strict=True):
+            assert_same_bits(got, want)
+    only_last = np.ones_like(result.state.h)
+    dx, *_ = backward(only_last, again.cache)
+    assert_close(dx, back(only_last.astype(np.longdouble), expected.cache).dx, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
