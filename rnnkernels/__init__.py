@@ -17,7 +17,7 @@ from rnnkernels.gru import GRUCache, GRUResetBeforeCache, gru_backward, gru_forw
 from rnnkernels.layers import GRU, LSTM, RNN
 from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
-from rnnkernels.rnn import RNNCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+from rnnkernels.rnn import RNNCache, RNNReluCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ __all__ = [
     "LSTMState",
     "LSTMStream",
     "RNNCache",
+    "RNNReluCache",
     "RNNState",
     "RNNStream",
     "TemporalAffineCache",

@@ -448,7 +448,7 @@ def run_backward(
     work = borrow(plan.scratch, dtype)
     last = *kept, rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work
     if plan.threads == 1 and not plan.packs and not recorder.listeners and T * plan.flops < tuning.SEGMENT_FLOPS:
-        division = ALONE, 0, onward, False, 0, T, plan.chunk, plan.blocked, False
+        division = ALONE, 0, onward, False, 0, T, 0, plan.chunk, plan.blocked, False
         code(x.reshape(count, D), h0, *weights, *last, recorder.NO_TRACE, *division)
     else:
         steps = 1 if spans is None else spans.steps
@@ -461,7 +461,7 @@ def run_backward(
                 matrices = packed
             data = x.reshape(count, D), h0, *matrices, *last
             for begin, end in reversed(list(segments(T, plan.flops))):
-                arguments = onward, plan.packs, begin, end, plan.chunk, plan.blocked, plan.by_rows
+                arguments = onward, plan.packs, begin, end, 0, plan.chunk, plan.blocked, plan.by_rows
                 team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
@@ -497,5 +497,5 @@ def small_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, *arguments: np.nda
         np.zeros((0, H), dtype),
         whole_places(N, T),
         plan.scratch,
-        (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.blocked, False),
+        (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, 0, plan.chunk, plan.blocked, False),
     )

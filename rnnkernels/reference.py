@@ -76,7 +76,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def rnn_step_forward(
-    x: np.ndarray, prev_h: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray
+    x: np.ndarray, prev_h: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, *, activation: str = "tanh"
 ) -> tuple[np.ndarray, Cache]:
     """Advance a vanilla RNN by one step.
 
@@ -92,6 +92,8 @@ def rnn_step_forward(
         Weights of the hidden state.
     b : ndarray of shape (H,)
         Bias.
+    activation : {"tanh", "relu"}
+        The function f below; relu is the larger of its argument and 0.
 
     Returns
     -------
@@ -104,12 +106,12 @@ def rnn_step_forward(
     -----
     ::
 
-        next_h = tanh(x @ Wx + prev_h @ Wh + b)     (1)
+        next_h = f(x @ Wx + prev_h @ Wh + b)        (1)
     """
     if not (type(x) is type(prev_h) is np.ndarray and x.ndim == prev_h.ndim == 2 and len(x) == len(prev_h)):
-        return _broadcast_forward(rnn_step_forward, x, (prev_h,), Wx, Wh, b)
-    next_h = np.tanh(np.dot(x, Wx) + np.dot(prev_h, Wh) + b)  # (1)
-    return next_h, (x, prev_h, Wx, Wh, next_h.copy())
+        return _broadcast_forward(rnn_step_forward, x, (prev_h,), Wx, Wh, b, activation=activation)
+    next_h = _activate(np.dot(x, Wx) + np.dot(prev_h, Wh) + b, activation)  # (1)
+    return next_h, (x, prev_h, Wx, Wh, next_h.copy(), activation)
 
 
 def rnn_step_backward(
@@ -134,16 +136,16 @@ def rnn_step_backward(
 
     Notes
     -----
-    With z the argument of tanh in (1)::
+    With z the argument of f in (1)::
 
-        dz      = dnext_h * (1 - next_h**2)                 (2)
+        dz      = dnext_h * f'(z): 1 - next_h**2 for tanh, 1 where next_h > 0 and else 0 for relu   (2)
         dx      = dz @ Wx.T         dprev_h = dz @ Wh.T     (3)
         dWx     = x.T @ dz          dWh     = prev_h.T @ dz     db = sum of dz over N   (4)
     """
     if type(cache) is _BroadcastCache:
         return _broadcast_backward(rnn_step_backward, (dnext_h,), cache)
-    x, prev_h, Wx, Wh, next_h = cache
-    dz = dnext_h * (1 - next_h**2)  # (2)
+    x, prev_h, Wx, Wh, next_h, activation = cache
+    dz = _through_activation(dnext_h, next_h, activation)  # (2)
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
     dWx, dWh, db = np.dot(x.T, dz), np.dot(prev_h.T, dz), dz.sum(axis=0)  # (4)
     return dx, dprev_h, dWx, dWh, db
@@ -156,6 +158,7 @@ def rnn_forward(
     Wh: np.ndarray,
     b: np.ndarray,
     *,
+    activation: str = "tanh",
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -175,6 +178,8 @@ def rnn_forward(
         Weights of the hidden state.
     b : ndarray of shape (H,)
         Bias.
+    activation : {"tanh", "relu"}
+        The function f below, as for `rnn_step_forward`.
     lengths, reverse, resets, outputs : optional
         Which steps, in which order; see above.
 
@@ -191,10 +196,10 @@ def rnn_forward(
     -----
     For t = 0 .. T - 1, with h[-1] = h0::
 
-        h[t] = tanh(x[t] @ Wx + h[t-1] @ Wh + b)    (5)
+        h[t] = f(x[t] @ Wx + h[t-1] @ Wh + b)    (5)
     """
     if lengths is not None or reverse or resets is not None or outputs == "last":
-        run = partial(rnn_forward, Wx=Wx, Wh=Wh, b=b)
+        run = partial(rnn_forward, Wx=Wx, Wh=Wh, b=b, activation=activation)
         return _forward_by_stretches(run, RNNState, x, {"h0": h0}, Wh, lengths, reverse, resets, outputs)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
@@ -204,8 +209,8 @@ def rnn_forward(
     states = np.empty((N, T + 1, H), dtype=np.result_type(zx, h0, Wh))  # h0 and h, in one array
     states[:, 0] = h0
     for t in range(T):
-        states[:, t + 1] = np.tanh(zx[:, t] + np.dot(states[:, t], Wh))  # (5)
-    result: ForwardResult[Cache, RNNState] = ForwardResult((states[:, 1:].copy(), (x, h0, Wx, Wh, states)))
+        states[:, t + 1] = _activate(zx[:, t] + np.dot(states[:, t], Wh), activation)  # (5)
+    result: ForwardResult[Cache, RNNState] = ForwardResult((states[:, 1:].copy(), (x, h0, Wx, Wh, states, activation)))
     result.make_state = lambda: RNNState(states[:, -1].copy())
     return result
 
@@ -234,7 +239,7 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     -----
     For t = T - 1 .. 0, where the gradient r that arrives from the following step starts at dstate and ends as dh0::
 
-        dz[t] = (dh[t] + r) * (1 - h[t]**2)         (6)
+        dz[t] = (dh[t] + r) * f'(z[t])              (6), as in (2)
         r     = dz[t] @ Wh.T                        (7)
 
     and then, summed over all sequences and steps::
@@ -243,7 +248,7 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     """
     if type(cache) is _StretchCache:
         return _backward_by_stretches(rnn_backward, dh, cache, dstate)
-    x, h0, Wx, Wh, states = cache
+    x, h0, Wx, Wh, states, activation = cache
     dh = _of_all_steps(dh, states[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, H), dtype=np.result_type(dh, states))
@@ -251,7 +256,7 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     if dstate is not None:
         _add_arriving(dstate, r)
     for t in reversed(range(T)):
-        dz[:, t] = (dh[:, t] + r) * (1 - states[:, t + 1] ** 2)  # (6)
+        dz[:, t] = _through_activation(dh[:, t] + r, states[:, t + 1], activation)  # (6)
         r = np.dot(dz[:, t], Wh.T)  # (7)
     dx, dWx, dWh, db = _accumulate(dz, x, states[:, :-1], Wx)  # (8)
     return SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
@@ -856,6 +861,16 @@ def _accumulate(
     rows = _rows(dz)
     dx = np.dot(rows, Wx.T).reshape(x.shape)
     return dx, np.dot(_rows(x).T, rows), np.dot(_rows(prev_h).T, rows), rows.sum(axis=0)
+
+
+def _activate(z: np.ndarray, activation: str) -> np.ndarray:
+    """Apply tanh or relu."""
+    return np.tanh(z) if activation == "tanh" else np.maximum(z, 0)
+
+
+def _through_activation(dh: np.ndarray, h: np.ndarray, activation: str) -> np.ndarray:
+    """Have the gradient of the argument of tanh or relu, of that of its value h."""
+    return dh * (1 - h**2) if activation == "tanh" else np.where(h > 0, dh, 0)
 
 
 def _lstm_cell_forward(z: np.ndarray, prev_c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

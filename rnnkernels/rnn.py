@@ -1,4 +1,4 @@
-"""The vanilla RNN with tanh: over whole sequences, and step by step."""
+"""The vanilla RNN: over whole sequences, and step by step."""
 
 from typing import Any, Literal, Unpack, overload
 
@@ -6,15 +6,14 @@ import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
+from rnnkernels._checks import check_choice
 from rnnkernels._recorder import profiled
 from rnnkernels._results import ForwardResult, RNNState, SequenceGradients, SequenceOptions
-from rnnkernels.kernels.rnn import CELL
+from rnnkernels.kernels.rnn import CELL, RELU
 
 
-class RNNCache(RecurrentCache):
-    """What the backward pass of a vanilla RNN needs; see `RecurrentCache` for its fields."""
-
-    cell = CELL
+class _States(RecurrentCache):
+    """What the caches of both have."""
 
     @property
     def h(self) -> np.ndarray:
@@ -22,7 +21,32 @@ class RNNCache(RecurrentCache):
         return self._tracked()
 
 
+class RNNCache(_States):
+    """What the backward pass of a vanilla RNN needs; see `RecurrentCache` for its fields."""
+
+    cell = CELL
+
+
+class RNNReluCache(_States):
+    """The same for a vanilla RNN with relu."""
+
+    cell = RELU
+
+
 FAMILY = _recurrent.family(CELL, RNNCache, RNNState)
+RELU_FAMILY = _recurrent.family(RELU, RNNReluCache, RNNState)
+
+
+def family(activation: str) -> _recurrent.Family:
+    """With which activation, "tanh" or "relu"."""
+    if activation != "tanh":
+        check_choice("activation", activation, ("tanh", "relu"))
+        return RELU_FAMILY
+    return FAMILY
+
+
+def _family_of(cache: Any) -> _recurrent.Family:
+    return RELU_FAMILY if isinstance(cache, RNNReluCache) else FAMILY
 
 
 @overload
@@ -33,9 +57,10 @@ def rnn_forward(
     Wh: Any,
     b: Any,
     *,
+    activation: Literal["tanh", "relu"] = "tanh",
     keep_cache: Literal[True] = True,
     **options: Unpack[SequenceOptions],
-) -> ForwardResult[RNNCache, RNNState]: ...
+) -> ForwardResult[RNNCache | RNNReluCache, RNNState]: ...
 @overload
 def rnn_forward(
     x: Any,
@@ -44,6 +69,7 @@ def rnn_forward(
     Wh: Any,
     b: Any,
     *,
+    activation: Literal["tanh", "relu"] = "tanh",
     keep_cache: Literal[False],
     **options: Unpack[SequenceOptions],
 ) -> ForwardResult[None, RNNState]: ...
@@ -55,9 +81,10 @@ def rnn_forward(
     Wh: Any,
     b: Any,
     *,
+    activation: Literal["tanh", "relu"] = "tanh",
     keep_cache: bool,
     **options: Unpack[SequenceOptions],
-) -> ForwardResult[RNNCache | None, RNNState]: ...
+) -> ForwardResult[RNNCache | RNNReluCache | None, RNNState]: ...
 @profiled
 def rnn_forward(
     x: Any,
@@ -66,13 +93,14 @@ def rnn_forward(
     Wh: Any,
     b: Any,
     *,
+    activation: Literal["tanh", "relu"] = "tanh",
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
     outputs: Literal["all", "last"] = "all",
     keep_cache: bool = True,
     num_threads: int | None = None,
-) -> ForwardResult[RNNCache | None, RNNState]:
+) -> ForwardResult[RNNCache | RNNReluCache | None, RNNState]:
     """Run a vanilla RNN over whole sequences.
 
     Parameters
@@ -87,6 +115,8 @@ def rnn_forward(
         Weights of the hidden state.
     b : array_like of shape (H,)
         Bias.
+    activation : {"tanh", "relu"}, default "tanh"
+        What makes the hidden state.
     lengths : array_like of integers of shape (N,), optional
         Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
         time, and are zero in each result.
@@ -128,6 +158,8 @@ def rnn_forward(
 
         h[t] = tanh(b + x[t] @ Wx + h[t-1] @ Wh)
 
+    or the larger of that argument and 0, with relu.
+
     Each element sums the bias, the products with x[t] and those with h[t-1], in this order, in fixed parts and by fused
     multiply-add: its bits depend neither on the other sequences nor on how the steps are divided among calls.
 
@@ -145,13 +177,13 @@ def rnn_forward(
             [0.7452]]])
     """
     return _recurrent.forward(
-        FAMILY, x, (h0,), Wx, Wh, (b,), keep_cache, num_threads, None, lengths, reverse, resets, outputs
+        family(activation), x, (h0,), Wx, Wh, (b,), keep_cache, num_threads, None, lengths, reverse, resets, outputs
     )
 
 
 @profiled
 def rnn_backward(
-    dh: Any, cache: RNNCache | None, *, dstate: Any = None, num_threads: int | None = None
+    dh: Any, cache: RNNCache | RNNReluCache | None, *, dstate: Any = None, num_threads: int | None = None
 ) -> SequenceGradients:
     """Propagate gradients back through a vanilla RNN over whole sequences.
 
@@ -209,25 +241,57 @@ def rnn_backward(
     >>> dWx.round(4)
     array([[1.5808]])
     """
-    return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
+    return _recurrent.backward(_family_of(cache), dh, cache, dstate, num_threads)
 
 
 @overload
 def rnn_step_forward(
-    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[True] = True, num_threads: int | None = None
-) -> tuple[np.ndarray, RNNCache]: ...
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    keep_cache: Literal[True] = True,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, RNNCache | RNNReluCache]: ...
 @overload
 def rnn_step_forward(
-    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: Literal[False], num_threads: int | None = None
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    keep_cache: Literal[False],
+    num_threads: int | None = None,
 ) -> tuple[np.ndarray, None]: ...
 @overload
 def rnn_step_forward(
-    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool, num_threads: int | None = None
-) -> tuple[np.ndarray, RNNCache | None]: ...
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    keep_cache: bool,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, RNNCache | RNNReluCache | None]: ...
 @profiled
 def rnn_step_forward(
-    x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool = True, num_threads: int | None = None
-) -> tuple[np.ndarray, RNNCache | None]:
+    x: Any,
+    prev_h: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    keep_cache: bool = True,
+    num_threads: int | None = None,
+) -> tuple[np.ndarray, RNNCache | RNNReluCache | None]:
     """Advance a vanilla RNN by one step.
 
     Parameters
@@ -243,6 +307,8 @@ def rnn_step_forward(
         Weights of the hidden state.
     b : array_like of shape (H,)
         Bias.
+    activation : {"tanh", "relu"}, default "tanh"
+        What makes the hidden state.
     keep_cache : bool, default True
         Whether to keep what `rnn_step_backward` needs.
     num_threads : int, optional
@@ -277,13 +343,13 @@ def rnn_step_forward(
     >>> next_h.round(4)
     array([[0.4621]])
     """
-    next_h, cache = _recurrent.step_forward(FAMILY, x, (prev_h,), Wx, Wh, (b,), keep_cache, num_threads)
+    next_h, cache = _recurrent.step_forward(family(activation), x, (prev_h,), Wx, Wh, (b,), keep_cache, num_threads)
     return next_h, cache
 
 
 @profiled
 def rnn_step_backward(
-    dnext_h: Any, cache: RNNCache | None, *, num_threads: int | None = None
+    dnext_h: Any, cache: RNNCache | RNNReluCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Propagate a gradient back through one step of a vanilla RNN.
 
@@ -324,5 +390,7 @@ def rnn_step_backward(
     >>> dx.round(4)
     array([[0.3932]])
     """
-    dx, dprev_h, dWx, dWh, (db,) = _recurrent.step_backward(FAMILY, ("dnext_h",), (dnext_h,), cache, num_threads)
+    dx, dprev_h, dWx, dWh, (db,) = _recurrent.step_backward(
+        _family_of(cache), ("dnext_h",), (dnext_h,), cache, num_threads
+    )
     return dx, dprev_h, dWx, dWh, db

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import check_for_stream, check_out, check_rows, check_states
+from rnnkernels._checks import check_choice, check_for_stream, check_out, check_rows, check_states
 from rnnkernels._memory import aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
 from rnnkernels._threads import segments
@@ -15,6 +15,7 @@ from rnnkernels.kernels.gru import CELL as GRU
 from rnnkernels.kernels.gru import RESET_BEFORE
 from rnnkernels.kernels.lstm import CELL as LSTM
 from rnnkernels.kernels.rnn import CELL as RNN
+from rnnkernels.kernels.rnn import RELU as RNN_RELU
 
 
 class Stream:
@@ -170,6 +171,8 @@ class RNNStream(Stream):
         Bias.
     h0 : array_like of shape (N, H), optional
         Hidden state before the first step; zero without it.
+    activation : {"tanh", "relu"}, default "tanh"
+        What makes the hidden state.
     batch_size : int, optional
         Sequences N that go side by side; without it as many as `h0` has, or one.
 
@@ -201,8 +204,12 @@ class RNNStream(Stream):
 
     __slots__ = ()
 
-    def __init__(self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, batch_size: int | None = None) -> None:
-        self._open(PackedWeights(RNN, Wx, Wh, {"b": b}), {"h0": h0}, batch_size)
+    def __init__(
+        self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, activation: str = "tanh", batch_size: int | None = None
+    ) -> None:
+        check_choice("activation", activation, ("tanh", "relu"))
+        cell = RNN if activation == "tanh" else RNN_RELU
+        self._open(PackedWeights(cell, Wx, Wh, {"b": b}), {"h0": h0}, batch_size)
 
     def reset(self, h0: Any = None, *, rows: Any = None) -> None:
         """Begin anew.

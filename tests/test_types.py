@@ -13,21 +13,29 @@ PROGRAM = """
 from typing import Any, assert_type
 
 import rnnkernels as rk
-from rnnkernels import GRUCache, GRUResetBeforeCache, LSTMCache, RNNCache, TemporalAffineCache, WordEmbeddingCache
+from rnnkernels import (
+    GRUCache,
+    GRUResetBeforeCache,
+    LSTMCache,
+    RNNCache,
+    RNNReluCache,
+    TemporalAffineCache,
+    WordEmbeddingCache,
+)
 
 
 def rnn(x: Any, keep: bool) -> None:
     result = rk.rnn_forward(x, None, x, x, x)
     h, cache = result
-    assert_type(cache, RNNCache)
-    assert_type(result.cache, RNNCache)
+    assert_type(cache, RNNCache | RNNReluCache)
+    assert_type(result.cache, RNNCache | RNNReluCache)
     assert_type(result.state, rk.RNNState)
-    assert_type(rk.rnn_forward(x, None, x, x, x, keep_cache=True).cache, RNNCache)
+    assert_type(rk.rnn_forward(x, None, x, x, x, keep_cache=True).cache, RNNCache | RNNReluCache)
     assert_type(rk.rnn_forward(x, None, x, x, x, keep_cache=False).cache, None)
-    assert_type(rk.rnn_forward(x, None, x, x, x, keep_cache=keep).cache, RNNCache | None)
-    assert_type(rk.rnn_step_forward(x, x, x, x, x)[1], RNNCache)
+    assert_type(rk.rnn_forward(x, None, x, x, x, keep_cache=keep).cache, RNNCache | RNNReluCache | None)
+    assert_type(rk.rnn_step_forward(x, x, x, x, x)[1], RNNCache | RNNReluCache)
     assert_type(rk.rnn_step_forward(x, x, x, x, x, keep_cache=False)[1], None)
-    assert_type(rk.rnn_step_forward(x, x, x, x, x, keep_cache=keep)[1], RNNCache | None)
+    assert_type(rk.rnn_step_forward(x, x, x, x, x, keep_cache=keep)[1], RNNCache | RNNReluCache | None)
     dx, dh0, dWx, dWh, db = rk.rnn_backward(h, cache)
     h.mean(), cache.h.mean(), dx.mean()
 

@@ -19,7 +19,6 @@ still in the first-level cache. Modules, from the ground up::
     activations     sigmoid, tanh, exp of vectors
     team, trace     several threads in one kernel; times of phases
     micro_kernel    the register tile and the product
-    in_place        products with a matrix that is not worth packing
     layout          packing, gathering, scattering, transposing
     phases          project, recur and accumulate
     passes          the only loops over time, for sequences, steps and streams of every cell
@@ -29,13 +28,13 @@ still in the first-level cache. Modules, from the ground up::
     embedding, affine, loss         the other layers
     roofline        what the processor can do at most
 
-How to add a cell
------------------
-`gru` is the example. A module of the cell's name has its equations, three row functions, as `passes` describes them,
-and ends with `passes_of`, which makes its kernels, and `register`, which makes it known: checks, caches, plans, costs,
-explanations, profiles, streams and layers read the description. Besides, a cell has public functions
-(`rnnkernels/gru.py`), a class of streams and one of layers, its state in `_results`, its functions in `reference`, and
-its name in the public lists, in the table of the tests' helpers and in that of the scripts.
+How to add a cell is in CONTRIBUTING.md.
+
+Sequences in a batch
+--------------------
+The sequences of a pass are *spans* of rows of the caller's arrays, longer ones first: step t of all those that have one
+are rows side by side, and rows of a chunk have no gaps. So a step costs what the sequences cost that have it, and
+different lengths, both directions and states that begin anew are the same thing to a pass: `phases.Spans`.
 
 Weights packed or in place
 --------------------------

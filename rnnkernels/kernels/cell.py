@@ -99,7 +99,7 @@ SIGNATURES = {
         *_arrays(types.int64, 2),
         *_arrays(element, 1),
         *_arrays(types.int64, 3, 1),
-        *_scalars("ii?iii??"),
+        *_scalars("ii?iiii??"),
     ),
     "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iii")),
 }

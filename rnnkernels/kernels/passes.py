@@ -335,13 +335,13 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
 
 
 def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work, trace,
-                      team, member, onward, packed, begin, end, chunk, blocked, by_rows):  # fmt: skip
+                      team, member, onward, packed, begin, end, kept_from, chunk, blocked, by_rows):  # fmt: skip
     """Steps `end - 1 .. begin` of sequences that lie at `places`, see `Spans`, by one member of a team.
 
     Overwrites their rows of `dx` (rows, D), takes `dtrack` (N, U * L) from the last step to before the first, and
     sums the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient
     of the last step of a sequence is the sum of its row of `dh` (rows, H) and of `dlast` (N, H), either of which may be
-    empty.
+    empty. The tape and the track hold steps from `kept_from` on, `h0` (N, H) is the state before that.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
     batch, inputs, hidden = places.shape[1], dx.shape[1], h0.shape[1]
@@ -388,10 +388,10 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                                  first_row, end_row, first, last)  # fmt: skip
         for n in range(first_row, min(end_row, rows)):
             row = at.h + n * at.h_stride
-            if start == 0:
+            if start == kept_from:
                 copy_row_padded(h0, n * hidden + column, work, row + column, width)
             else:
-                slot = (start - 1) * batch + n
+                slot = (start - 1 - kept_from) * batch + n
                 cell_output(first, last, tape, slot * tape.shape[2], track, (slot + batch) * columns, work, row)
         time = lap(trace, member, number, GATHER, time)
         z_row, going_on = depth, 0  # of the next step: where its rows begin, and how many go on to it
@@ -405,7 +405,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             for n in range(first_row, end_active):
                 # h of a last step is no step's previous state; it goes to the spare rows at the end.
                 h_row = at.h + ((next_row if n < going_on else depth) + n) * at.h_stride
-                slot = step * batch + n
+                slot = (step - kept_from) * batch + n
                 dz_row, dm_row = dz_step + n * at.dz_stride, late_column + dz_step + n * at.dz_stride
                 cell_backward(first, last, tape, slot * tape.shape[2],
                      track, slot * columns, (slot + batch) * columns,
@@ -428,7 +428,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                                at.zeros, 0, at.dq + dh_rows, count, first, last, descending, buffer)  # fmt: skip
                 time = lap(trace, member, number, RECUR, time)
                 for n in range(first_row, end_active):
-                    dz_row, slot = dz_step + n * at.dz_stride, step * batch + n
+                    dz_row, slot = dz_step + n * at.dz_stride, (step - kept_from) * batch + n
                     cell_between_backward(first, last, tape, slot * tape.shape[2],
                          track, slot * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
                          at.q + (z_row + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip

@@ -2,8 +2,10 @@
 
     z[t] = b + x[t] @ Wx + h[t-1] @ Wh                                          (1)
     h[t] = tanh(z[t])                                                           (2)
+    h[t] = max(z[t], 0), with relu                                              (2')
 
     dz[t] = dh[t] * (1 - h[t]**2)                                               (3)
+    dz[t] = dh[t] where h[t] > 0, elsewhere 0, with relu                        (3')
     dh[t-1] = dy[t-1] + dz[t] @ Wh.T                                            (4)
     dx = dz @ Wx.T,  dWx = x.T @ dz,  dWh = h[t-1].T @ dz,  db = sum of dz      (5)
 
@@ -15,7 +17,17 @@ from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.passes import passes_of
-from rnnkernels.kernels.simd import fma, lanes, load, negative, store, without_tiny
+from rnnkernels.kernels.simd import (
+    clamp_below,
+    fma,
+    lanes,
+    load,
+    negative,
+    splat,
+    store,
+    where_negative,
+    without_tiny,
+)
 
 GATES = 1
 
@@ -45,6 +57,26 @@ def rnn_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
         store(work, dz + j, without_tiny(load(work, dh + j) * fma(negative(value), value, 1.0)))
 
 
+@inlined
+def relu_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
+    """Units `first .. end` of a row: equation (2')."""
+    for j in range(first * lanes(work), end * lanes(work), lanes(work)):
+        value = without_tiny(clamp_below(load(work, z + j), 0.0))
+        store(work, h + j, value)
+        store(track, track_next + j, value)
+
+
+@inlined
+def relu_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
+                       h, dz, dm):  # fmt: skip
+    """Units `first .. end` of a row: equation (3')."""
+    zero = splat(work, 0.0)
+    for j in range(first * lanes(work), end * lanes(work), lanes(work)):
+        value = load(track, track_next + j)
+        store(work, h + j, value)
+        store(work, dz + j, without_tiny(where_negative(negative(value), load(work, dh + j), zero)))
+
+
 FORWARD, BACKWARD, STREAM = passes_of(
     "rnn",
     GATES=GATES,
@@ -72,3 +104,25 @@ CELL = register(
         stream=STREAM,
     )
 )
+
+RELU_FORWARD, RELU_BACKWARD, RELU_STREAM = passes_of(
+    "rnn_relu",
+    GATES=GATES,
+    BIASES=1,
+    KEPT=0,
+    cell_forward=relu_cell_forward,
+    cell_output=rnn_cell_output,
+    cell_backward=relu_cell_backward,
+)
+
+RELU = register(
+    CELL._replace(
+        variant="relu",
+        options=(("activation", "relu"),),
+        tanhs=0,
+        forward=RELU_FORWARD,
+        backward=RELU_BACKWARD,
+        stream=RELU_STREAM,
+    )
+)
+"""The vanilla RNN with relu."""
