@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from rnnkernels import _sequence
+from rnnkernels._checks import refuse_kept
+from rnnkernels._sequence import Checkpoints
 from rnnkernels._spans import Spans
 from rnnkernels.kernels.cell import Cell
 
@@ -43,6 +45,8 @@ class RecurrentCache(_Fields):
     """Of x and the states of a step as they were given, where they were broadcast."""
     spans: Spans | None = None
     """Sequences of the tape and the track where these are not the rows of x."""
+    checkpoints: Checkpoints | None = None
+    """What there is instead of the steps of tape and track, if it is to take little memory."""
 
     def _kept(self, name: str) -> np.ndarray:
         """What the tape has under a name, (N, T, H), a copy."""
@@ -55,6 +59,8 @@ class RecurrentCache(_Fields):
 
     def _in_rows(self, steps: np.ndarray) -> np.ndarray:
         """(T, N, H) of the kernels as (N, T, H) of x."""
+        if self.checkpoints is not None:
+            refuse_kept()
         return np.moveaxis(steps, 0, 1).copy() if self.spans is None else self.spans.in_rows(steps)
 
     def in_dtype(self: CacheT, dtype: np.dtype) -> CacheT:
@@ -64,6 +70,8 @@ class RecurrentCache(_Fields):
         x, h0, Wx, Wh = (array.astype(dtype) for array in self[:4])
         cache = _restore(type(self), x, h0, Wx, Wh, *self._natural(), dtype)
         cache.shapes, cache.spans = self.shapes, self.spans
+        if self.checkpoints is not None:
+            cache.checkpoints = self.checkpoints.in_dtype(dtype)
         return cache
 
     def _natural(self) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +85,7 @@ class RecurrentCache(_Fields):
         return (
             _restore,
             (type(self), *self[:4], *self._natural(), self.x.dtype),
-            {"shapes": self.shapes, "spans": self.spans},
+            vars(self).copy(),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -88,7 +96,11 @@ class RecurrentCache(_Fields):
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={a.shape}" for name, a in self._asdict().items())
-        return f"{type(self).__name__}({fields}, dtype={self.x.dtype}, {sum(a.nbytes for a in self):,} bytes)"
+        n_bytes = sum(array.nbytes for array in self)
+        if self.checkpoints is not None:
+            fields += f", {len(self.checkpoints.states)} checkpoints"
+            n_bytes += sum(state.nbytes for states in self.checkpoints.states for state in states)
+        return f"{type(self).__name__}({fields}, dtype={self.x.dtype}, {n_bytes:,} bytes)"
 
 
 def _restore(

@@ -560,7 +560,7 @@ def check_cell_cache(
     if is_plain(dtype, cache) and x.ndim in (2, 3) and h0.ndim == 2:
         N, D, H = x.shape[0], x.shape[-1], h0.shape[1]
         T = x.shape[1] if x.ndim == 3 else 1
-        spans, S, steps = cache.spans, N, T
+        spans, S, steps, checkpoints = cache.spans, N, T, cache.checkpoints
         are_spans = spans is None or _are_spans_of(spans, N, T)
         if spans is not None and are_spans:
             S, steps = spans.places.shape[1], spans.longest
@@ -570,8 +570,9 @@ def check_cell_cache(
             and h0.shape[0] == N
             and Wx.shape == (D, columns)
             and Wh.shape == (H, columns)
-            and tape.shape == (steps, S, len(cell.tape) * units)
-            and track.shape == (steps + 1, S, units)
+            and tape.shape == (0 if checkpoints else steps, S, len(cell.tape) * units)
+            and track.shape == (1 if checkpoints else steps + 1, S, units)
+            and (checkpoints is None or _are_checkpoints_of(checkpoints, cell, steps, (S, H), dtype))
         ):
             return cache, Sizes(S, steps, D, H)
     came = ", ".join(
@@ -607,6 +608,67 @@ def _are_spans_of(spans: Any, N: int, T: int) -> bool:
         and (np.minimum(first, last) >= 0).all()
         and (np.maximum(first, last) < N * T).all()
         and ((sequences >= 0) & (sequences < N)).all()
+    )
+
+
+def _are_checkpoints_of(checkpoints: Any, cell: Cell, steps: int, shape: tuple[int, int], dtype: Any) -> bool:
+    """Whether there are states of all sequences before each block, and the blocks make up all steps."""
+    borders, states, biases = checkpoints
+    arrays = [*biases, *(state for block in states for state in block)]
+    return (
+        len(borders) == len(states) + 1
+        and list(borders) == sorted(set(borders))
+        and borders[0] == 0
+        and borders[-1] == steps
+        and is_plain(dtype, arrays)
+        and all(len(block) == len(cell.states) for block in states)
+        and all(state.shape == shape for block in states for state in block)
+        and [bias.shape for bias in biases] == [(len(cell.gates) * shape[1],)] * len(cell.biases)
+    )
+
+
+def refuse_kept() -> NoReturn:
+    """Say why a cache with checkpoints has no gates and states of each step.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
+    raise ValueError(
+        "this cache keeps states every so many steps only, and computes the rest again when it goes backward. Call the "
+        "forward function without `checkpoint_every` and `memory_budget` to look at all of it."
+    )
+
+
+def check_checkpoints(checkpoint_every: Any, memory_budget: Any, keep_cache: bool) -> tuple[int | None, int | None]:
+    """Check what asks for checkpoints.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no positive integer, or both are given, or nothing is to be kept.
+    """
+    if checkpoint_every is not None and memory_budget is not None:
+        raise ValueError("`checkpoint_every` and `memory_budget` exclude one another: give one of them.")
+    name = "memory_budget" if checkpoint_every is None else "checkpoint_every"
+    if not keep_cache:
+        raise ValueError(f"`{name}` is about the cache, and there is none with keep_cache=False: leave it out.")
+    if checkpoint_every is None:
+        return None, check_count(name, memory_budget)
+    return check_count(name, checkpoint_every), None
+
+
+def refuse_budget(memory_budget: int, least: int) -> NoReturn:
+    """Say that a budget of memory is too small.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
+    raise ValueError(
+        f"`memory_budget` = {memory_budget} bytes is too little for the cache of these sizes, which takes {least} at least."
     )
 
 

@@ -13,15 +13,17 @@ from rnnkernels._checks import (
     check_arguments,
     check_broadcast,
     check_cell_cache,
+    check_checkpoints,
     check_choice,
     check_dstate,
     check_given_gradient,
     check_single_step,
+    refuse_budget,
 )
 from rnnkernels._memory import borrow, empty, give_back
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
 from rnnkernels._sequence import Gradients, Kept, SmallBackward, SmallCall
-from rnnkernels._spans import Spans, find_spans
+from rnnkernels._spans import Spans, find_spans, whole_spans
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.simd import LANES
 
@@ -97,10 +99,15 @@ def _run(
     is_step: bool,
     only_last: bool = True,
     parts: tuple[Any, ...] | None = None,
+    little: tuple[int | None, int | None] | None = None,
 ) -> Run:
-    """Check and run; `parts` are lengths, reverse and resets if one of them asks for spans."""
+    """Check and run.
+
+    `parts` are lengths, reverse and resets if one of them asks for spans, `little` the steps between checkpoints and
+    the budget of memory if one of them is given.
+    """
     cell = family.cell
-    if num_threads is None and packed is None and parts is None and not recorder.listeners:
+    if num_threads is None and packed is None and parts is None and little is None and not recorder.listeners:
         call, dtype = None, x.dtype if type(x) is np.ndarray else np.dtype(np.float32)
         if type(x) is np.ndarray and type(Wx) is np.ndarray:
             call = family.small.get((dtype, keep_cache, only_last, x.shape, Wx.shape))
@@ -130,21 +137,31 @@ def _run(
         if spans is not None:
             sizes = Sizes(spans.places.shape[1], spans.longest, sizes.D, sizes.H)
             h0, track0 = spans.initial(h0), spans.initial(track0)
-    h, last, kept = _sequence.run_forward(
-        cell,
-        checked.x,
-        h0,
-        track0,
-        (checked.Wx, checked.Wh),
-        checked.biases,
-        sizes,
-        keep_cache,
-        only_last,
-        num_threads,
-        packed,
-        spans,
-    )
-    if packed is None and num_threads is None and spans is None:
+    weights, steps, checkpoints = (checked.Wx, checked.Wh), sizes.T, None
+    if little is not None and sizes.N * sizes.T * sizes.H > 0:
+        steps = _steps_between(cell, sizes, checked.x.dtype, *little)
+    if steps < sizes.T:
+        whole = whole_spans(sizes.N, sizes.T) if spans is None else spans
+        states_before = (h0.copy(), track0.copy())[: len(cell.states)]
+        h, last, kept, checkpoints = _sequence.run_forward_with_checkpoints(
+            cell, checked.x, states_before, weights, checked.biases, sizes, only_last, steps, num_threads, packed, whole
+        )
+    else:
+        h, last, kept = _sequence.run_forward(
+            cell,
+            checked.x,
+            h0,
+            track0,
+            weights,
+            checked.biases,
+            sizes,
+            keep_cache,
+            only_last,
+            num_threads,
+            packed,
+            spans,
+        )
+    if packed is None and num_threads is None and spans is None and little is None:
         _remember(family, checked.sizes, keep_cache, only_last, arguments)
     cache = None
     if keep_cache:
@@ -153,7 +170,21 @@ def _run(
             cache.shapes = checked.shapes
         if spans is not None:
             cache.spans = spans
+        if checkpoints is not None:
+            cache.checkpoints = checkpoints
     return Run(h, last, kept.track, checked.shapes, cache, spans, checked.states)
+
+
+def _steps_between(
+    cell: Cell, sizes: Sizes, dtype: np.dtype, checkpoint_every: int | None, memory_budget: int | None
+) -> int:
+    """Steps between two checkpoints."""
+    if memory_budget is None:
+        return checkpoint_every or sizes.T
+    steps = _sequence.steps_for(cell, sizes, dtype, memory_budget)
+    if steps == 0:
+        refuse_budget(memory_budget, _sequence.least_bytes(cell, sizes, dtype))
+    return steps
 
 
 _new = tuple.__new__
@@ -184,6 +215,8 @@ def forward(
     reverse: bool = False,
     resets: Any = None,
     outputs: str = "all",
+    checkpoint_every: int | None = None,
+    memory_budget: int | None = None,
 ) -> ForwardResult[Any, Any]:
     """Run a forward pass over sequences; `states` are those before the first step, None for zero."""
     parts = None
@@ -191,9 +224,13 @@ def forward(
         parts = lengths, reverse, resets
     if outputs != "all":
         check_choice("outputs", outputs, ("all", "last"))
-    only_last = outputs != "all"
+    only_last, little = outputs != "all", None
+    if checkpoint_every is not None or memory_budget is not None:
+        little = check_checkpoints(checkpoint_every, memory_budget, keep_cache)
     names = STATE_NAMES[family.cell.states]
-    run = _run(family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, parts)
+    run = _run(
+        family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, parts, little
+    )
     last = run.last if run.spans is None else run.spans.final(run.last)
     N, H = last.shape
     h = last.copy() if only_last else run.h.reshape(N, np.shape(x)[1], H)
@@ -276,7 +313,7 @@ def backward(
         h0 = spans.initial(h0)
         last = [None if gradient is None else spans.final_gradient(gradient) for gradient in last]
     found = _sequence.run_backward(
-        cell, cache.x, h0, cache[2:4], Kept(*cache[4:]), sizes, dh, last, num_threads, packed, spans
+        cell, cache.x, h0, cache[2:4], Kept(*cache[4:]), sizes, dh, last, num_threads, packed, spans, cache.checkpoints
     )
     shapes, first = cache.shapes or (None,) * 3, [found.dh0, found.dtrack0][: len(cell.states)]
     if spans is not None:

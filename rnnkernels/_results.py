@@ -67,6 +67,8 @@ class SequenceOptions(TypedDict, total=False):
     reverse: bool
     resets: Any
     outputs: Literal["all", "last"]
+    checkpoint_every: int | None
+    memory_budget: int | None
     num_threads: int | None
 
 

@@ -1,7 +1,8 @@
 """What the passes of all cells share: plans, packing of weights, scratch, and the order of kernel calls."""
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
 from rnnkernels._checks import Sizes, for_kernels
 from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back, zeros
-from rnnkernels._spans import Spans, whole_places
+from rnnkernels._spans import Spans, whole_places, whole_spans
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS
 from rnnkernels.kernels import layout, micro_kernel, passes, phases, simd
@@ -336,10 +337,12 @@ def run_forward(
     num_threads: int | None,
     packed: Sequence[np.ndarray] | None = None,
     spans: Spans | None = None,
+    h: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Kept]:
     """Run a forward pass from `h0` and the first tracked state, on weights that may have been packed before.
 
-    Where there are `spans`, they are the sequences of `sizes` and of the states.
+    Where there are `spans`, they are the sequences of `sizes` and of the states. The hidden states go to `h` if it is
+    given.
 
     Returns
     -------
@@ -353,7 +356,8 @@ def run_forward(
     dtype = x.dtype
     N, T, D, H = sizes
     units, rows = unit_columns(H, dtype), x.size // D if D else math.prod(x.shape[:-1])
-    h = (empty if spans is None or spans.is_whole else zeros)((0 if only_last else rows, H), dtype)
+    if h is None:
+        h = (empty if spans is None or spans.is_whole else zeros)((0 if only_last else rows, H), dtype)
     last = empty((N, H), dtype)
     tape = empty((T if keeps else 1, N, len(cell.tape) * units), dtype)
     track = empty((T + 1 if keeps else 1, N, units), dtype)
@@ -391,6 +395,106 @@ def _new_trace(plan: Plan, steps: int) -> np.ndarray:
     return recorder.new_trace(plan.threads, -(-steps // plan.chunk) * (plan.threads if plan.by_rows else 1))
 
 
+class Checkpoints(NamedTuple):
+    """What a forward pass keeps of its steps if it is to keep little: states, from which it can run again."""
+
+    borders: tuple[int, ...]
+    """First steps of blocks of steps, and the last one's end."""
+    states: tuple[tuple[np.ndarray, ...], ...]
+    """(N, H) each, before each block."""
+    biases: tuple[np.ndarray, ...]
+
+    def in_dtype(self, dtype: np.dtype) -> "Checkpoints":
+        """The same in another dtype."""
+        states = tuple([tuple([state.astype(dtype) for state in block]) for block in self.states])
+        return Checkpoints(self.borders, states, tuple([bias.astype(dtype) for bias in self.biases]))
+
+
+def _bytes_per_step(cell: Cell, sizes: Sizes, dtype: np.dtype) -> tuple[int, int]:
+    """Bytes of what a cache keeps of a step of all sequences, and of the states of all of them."""
+    units = unit_columns(sizes.H, dtype)
+    return (
+        (len(cell.tape) + 1) * units * sizes.N * dtype.itemsize,
+        len(cell.states) * sizes.N * sizes.H * dtype.itemsize,
+    )
+
+
+def steps_for(cell: Cell, sizes: Sizes, dtype: np.dtype, budget: int) -> int:
+    """How many steps a block has at most, so that these and the states before each block take no more than a budget.
+
+    All steps if they fit; 0 if nothing does.
+    """
+    step, state = _bytes_per_step(cell, sizes, dtype)
+    if sizes.T * step <= budget:
+        return sizes.T
+    chunk = plan_backward(cell, sizes, dtype, 1).chunk
+    inside = budget**2 - 4 * step * state * sizes.T  # steps * step + T / steps * state <= budget
+    longest = (budget + math.sqrt(inside)) / (2 * step) if inside >= 0 else 0
+    return int(longest) // chunk * chunk
+
+
+def least_bytes(cell: Cell, sizes: Sizes, dtype: np.dtype) -> int:
+    """Least budget for which there are `steps_for`."""
+    step, state = _bytes_per_step(cell, sizes, dtype)
+    chunk = plan_backward(cell, sizes, dtype, 1).chunk
+    steps = max(math.isqrt(state * sizes.T // step), chunk)
+    return min(sizes.T * step, steps * step + -(-sizes.T * state // steps))
+
+
+def block_borders(cell: Cell, sizes: Sizes, dtype: np.dtype, steps: int, spans: Spans) -> tuple[int, ...]:
+    """Borders of blocks of about so many steps: whole chunks of the backward pass, which sums over them."""
+    plan = plan_backward(cell, sizes, dtype, 1, True, spans)
+    is_even = bool((spans.places[1] == sizes.T).all())
+    borders = [sizes.T]
+    for begin, end in reversed(list(segments(sizes.T, plan.flops))):
+        while end > begin:
+            if is_even:
+                end = max(end - plan.chunk, begin)
+            else:
+                active = phases.more_active_rows(spans.places, 0, end - 1)
+                end, _, _ = passes.chunk_begin(spans.places, active, end, begin, plan.chunk * sizes.N)
+            borders.append(end)
+    borders.reverse()
+    kept = [0]
+    for before, border in itertools.pairwise(borders[1:]):
+        if border - kept[-1] > steps:
+            kept.append(before)
+    return (*kept, sizes.T)
+
+
+def run_forward_with_checkpoints(
+    cell: Cell,
+    x: np.ndarray,
+    states: tuple[np.ndarray, ...],
+    weights: tuple[np.ndarray, np.ndarray],
+    biases: tuple[np.ndarray, ...],
+    sizes: Sizes,
+    only_last: bool,
+    steps: int,
+    num_threads: int | None,
+    packed: Sequence[np.ndarray] | None,
+    spans: Spans,
+) -> tuple[np.ndarray, np.ndarray, Kept, Checkpoints]:
+    """Do as `run_forward`, and keep states every so many steps."""
+    dtype, H = x.dtype, sizes.H
+    borders = block_borders(cell, sizes, dtype, steps, spans)
+    if packed is None:
+        packed = pack(Team(1), layout.pack_columns, weights, len(cell.gates), forward_panels(cell, sizes.D, H, dtype))
+    rows = 0 if only_last else x.shape[0] * x.shape[1]
+    h = (empty if spans.is_whole else zeros)((rows, H), dtype)
+    before = []
+    for begin, end in itertools.pairwise(borders):
+        before.append(states)
+        block, part = sizes._replace(T=end - begin), spans.part(begin, end)
+        first, tracked = states[0], states[-1]
+        _, last, kept = run_forward(
+            cell, x, first, tracked, weights, biases, block, False, only_last, num_threads, packed, part, h
+        )
+        states = (last, kept.track[0, :, :H].copy())[: len(states)]
+    nothing = empty((0, sizes.N, len(cell.tape) * unit_columns(H, dtype)), dtype)
+    return h, states[0], Kept(nothing, kept.track), Checkpoints(borders, tuple(before), biases)
+
+
 class Gradients(NamedTuple):
     """What a backward pass returns."""
 
@@ -416,11 +520,13 @@ def run_backward(
     num_threads: int | None,
     packed: Sequence[np.ndarray] | None = None,
     spans: Spans | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Gradients:
     """Run a backward pass from the last step to the first.
 
     `dh` (N, T, H), or (N, H) for a step, and `dstate`, a gradient (N, H) of each state after the last step, may be
-    None, which is zero. Where there are `spans`, they are the sequences of `sizes` and of the states.
+    None, which is zero. Where there are `spans`, they are the sequences of `sizes` and of the states. With
+    `checkpoints` the forward pass runs again, block by block.
     """
     dtype = x.dtype
     N, T, D, H = sizes
@@ -446,25 +552,61 @@ def run_backward(
     code = cell.machine_code("backward", dtype)
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
-    last = *kept, rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work
-    if plan.threads == 1 and not plan.packs and not recorder.listeners and T * plan.flops < tuning.SEGMENT_FLOPS:
+    last = rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work
+    if (
+        checkpoints is None
+        and plan.threads == 1
+        and not plan.packs
+        and not recorder.listeners
+        and T * plan.flops < tuning.SEGMENT_FLOPS
+    ):
         division = ALONE, 0, onward, False, 0, T, 0, plan.chunk, plan.blocked, False
-        code(x.reshape(count, D), h0, *weights, *last, recorder.NO_TRACE, *division)
-    else:
+        code(x.reshape(count, D), h0, *weights, *kept, *last, recorder.NO_TRACE, *division)
+        give_back(work)
+        return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
+    blocks: Iterable[tuple[int, int, np.ndarray, Kept]] = [(0, T, h0, kept)]
+    if checkpoints is not None:
+        blocks = _run_again(cell, x, weights, sizes, num_threads, spans or whole_spans(N, T), checkpoints)
+    matrices: Sequence[np.ndarray] = weights
+    for first, stop, before, kept_there in blocks:
         steps = 1 if spans is None else spans.steps
-        with Team(plan.threads, _kind("backward", cell, sizes, dtype, packed is not None, spans), steps) as team:
-            matrices: Sequence[np.ndarray] = weights
+        kind = _kind("backward", cell, sizes, dtype, packed is not None, spans), stop - first
+        with Team(plan.threads, kind, steps) as team:
             if plan.packs:
                 if packed is None:
                     panels = backward_panels(cell, D, H, dtype)
                     packed = pack(team, layout.pack_transposed, weights, len(cell.gates), panels)
                 matrices = packed
-            data = x.reshape(count, D), h0, *matrices, *last
+            data = x.reshape(count, D), before, *matrices, *kept_there, *last
             for begin, end in reversed(list(segments(T, plan.flops))):
-                arguments = onward, plan.packs, begin, end, 0, plan.chunk, plan.blocked, plan.by_rows
-                team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
+                begin, end = max(begin, first), min(end, stop)
+                if begin < end:
+                    arguments = onward, plan.packs, begin, end, first, plan.chunk, plan.blocked, plan.by_rows
+                    team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
     give_back(work)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
+
+
+def _run_again(
+    cell: Cell,
+    x: np.ndarray,
+    weights: tuple[np.ndarray, np.ndarray],
+    sizes: Sizes,
+    num_threads: int | None,
+    spans: Spans,
+    checkpoints: Checkpoints,
+) -> Iterator[tuple[int, int, np.ndarray, Kept]]:
+    """Blocks of steps from the last to the first, with the hidden state before and what the forward pass keeps."""
+    panels = forward_panels(cell, sizes.D, sizes.H, x.dtype)
+    packed = pack(Team(1), layout.pack_columns, weights, len(cell.gates), panels)
+    blocks = zip(itertools.pairwise(checkpoints.borders), checkpoints.states, strict=True)
+    for (begin, end), states in reversed(list(blocks)):
+        block, part = sizes._replace(T=end - begin), spans.part(begin, end)
+        first, tracked = states[0], states[-1]
+        _, _, kept = run_forward(
+            cell, x, first, tracked, weights, checkpoints.biases, block, True, True, num_threads, packed, part
+        )
+        yield begin, end, first, kept
 
 
 class SmallBackward(NamedTuple):

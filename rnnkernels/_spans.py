@@ -41,6 +41,13 @@ class Spans(NamedTuple):
         """Whether each row belongs to a span, so that nothing is padding."""
         return self.steps == self.shape[0] * self.shape[1]
 
+    def part(self, begin: int, end: int) -> "Spans":
+        """The same spans, of which only steps `begin .. end` count."""
+        first, length = self.places
+        steps = np.clip(length - begin, 0, end - begin)
+        places = _frozen(np.stack([first + self.onward * begin, steps]))
+        return self._replace(places=places, steps=int(steps.sum()))
+
     def initial(self, state: np.ndarray) -> np.ndarray:
         """States before each span, of those before each sequence (N, H)."""
         spread = state[self.sequences]
@@ -79,6 +86,12 @@ class Spans(NamedTuple):
 def whole_places(N: int, T: int) -> np.ndarray:
     """Places of N sequences of T steps each, one after the other."""
     return _frozen(np.stack([np.arange(N, dtype=np.int64) * T, np.full(N, T, np.int64)]))
+
+
+@lru_cache(maxsize=64)
+def whole_spans(N: int, T: int) -> Spans:
+    """Spans of N sequences of T steps each."""
+    return _make_spans((N, T), np.full(N, T, np.int64), None, False)
 
 
 def find_spans(N: int, T: int, lengths: Any, reverse: Any, resets: Any) -> Spans | None:

@@ -94,6 +94,8 @@ def lstm_forward(
     reverse: bool = False,
     resets: Any = None,
     outputs: Literal["all", "last"] = "all",
+    checkpoint_every: int | None = None,
+    memory_budget: int | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
 ) -> ForwardResult[LSTMCache | None, LSTMState]:
@@ -122,6 +124,11 @@ def lstm_forward(
         Steps before which the state of a sequence is set to zero, as where an episode begins.
     outputs : {"all", "last"}, default "all"
         Whether `h` has all steps or is the last hidden state only, (N, H).
+    checkpoint_every : int, optional
+        Keep states about every so many steps, and not what each step leaves: the cache is small, and the backward pass
+        runs forward once more, to the same bits.
+    memory_budget : int, optional
+        The same with as many steps as keep what is kept, at any time, within so many bytes.
     keep_cache : bool, default True
         Whether to keep what `lstm_backward` needs. Without it, memory beyond `h` does not grow with T.
     num_threads : int, optional
@@ -177,7 +184,21 @@ def lstm_forward(
             [0.6505]]])
     """
     return _recurrent.forward(
-        FAMILY, x, (h0, c0), Wx, Wh, (b,), keep_cache, num_threads, None, lengths, reverse, resets, outputs
+        FAMILY,
+        x,
+        (h0, c0),
+        Wx,
+        Wh,
+        (b,),
+        keep_cache,
+        num_threads,
+        None,
+        lengths,
+        reverse,
+        resets,
+        outputs,
+        checkpoint_every,
+        memory_budget,
     )
 
 

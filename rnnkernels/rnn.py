@@ -98,6 +98,8 @@ def rnn_forward(
     reverse: bool = False,
     resets: Any = None,
     outputs: Literal["all", "last"] = "all",
+    checkpoint_every: int | None = None,
+    memory_budget: int | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
 ) -> ForwardResult[RNNCache | RNNReluCache | None, RNNState]:
@@ -126,6 +128,11 @@ def rnn_forward(
         Steps before which the state of a sequence is set to zero, as where an episode begins.
     outputs : {"all", "last"}, default "all"
         Whether `h` has all steps or is the last hidden state only, (N, H).
+    checkpoint_every : int, optional
+        Keep states about every so many steps, and not what each step leaves: the cache is small, and the backward pass
+        runs forward once more, to the same bits.
+    memory_budget : int, optional
+        The same with as many steps as keep what is kept, at any time, within so many bytes.
     keep_cache : bool, default True
         Whether to keep what `rnn_backward` needs. Without it, memory beyond `h` does not grow with T.
     num_threads : int, optional
@@ -177,7 +184,21 @@ def rnn_forward(
             [0.7452]]])
     """
     return _recurrent.forward(
-        family(activation), x, (h0,), Wx, Wh, (b,), keep_cache, num_threads, None, lengths, reverse, resets, outputs
+        family(activation),
+        x,
+        (h0,),
+        Wx,
+        Wh,
+        (b,),
+        keep_cache,
+        num_threads,
+        None,
+        lengths,
+        reverse,
+        resets,
+        outputs,
+        checkpoint_every,
+        memory_budget,
     )
 
 
