@@ -668,7 +668,7 @@ def refuse_budget(memory_budget: int, least: int) -> NoReturn:
         Always.
     """
     raise ValueError(
-        f"`memory_budget` = {memory_budget} bytes is too little for the cache of these sizes, which takes {least} at least."
+        f"`memory_budget` = {memory_budget} bytes is too little: the cache of these sizes takes {least} at least."
     )
 
 
