@@ -969,8 +969,8 @@ def check_stack_cache(
         and (len(parts), whole.directions, len(masks)) == (layers * directions, directions, layers - 1)
     ):
         raise ValueError(
-            f"`cache` must be that of {layers} layers of {part.__name__} in {directions} directions, as `forward` of "
-            f"this layer leaves it; got {whole!r}."
+            f"`cache` must be as `forward` of this layer leaves it, of num_layers = {layers} in {directions} "
+            f"direction(s), with a {part.__name__} for each; it is of other layers, or was changed."
         )
     sizes = [check_cell_cache(cell, each, part, "forward", lanes)[1] for each in parts]
     N, T, D, H = sizes[0]
