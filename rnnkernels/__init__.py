@@ -13,11 +13,13 @@ from rnnkernels._threads import get_num_threads, set_num_threads
 from rnnkernels.activations import sigmoid
 from rnnkernels.affine import TemporalAffineCache, temporal_affine_backward, temporal_affine_forward
 from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, word_embedding_forward
+from rnnkernels.gradients import clip_gradients
 from rnnkernels.gru import GRUCache, GRUResetBeforeCache, gru_backward, gru_forward, gru_step_backward, gru_step_forward
 from rnnkernels.layers import GRU, LSTM, RNN
 from rnnkernels.loss import temporal_softmax_loss
 from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from rnnkernels.rnn import RNNCache, RNNReluCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+from rnnkernels.stacks import StackCache, StackStream
 from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream
 
 __version__ = "0.1.0"
@@ -38,8 +40,11 @@ __all__ = [
     "RNNReluCache",
     "RNNState",
     "RNNStream",
+    "StackCache",
+    "StackStream",
     "TemporalAffineCache",
     "WordEmbeddingCache",
+    "clip_gradients",
     "compile_all",
     "explain",
     "get_num_threads",

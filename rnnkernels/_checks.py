@@ -5,6 +5,8 @@ functions return what the kernels need: arrays of one float dtype, C-contiguous 
 argument is so already.
 """
 
+import importlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -870,6 +872,325 @@ def refuse_without_compiler() -> NoReturn:
         "the kernels of rnnkernels are compiled by Numba, which NUMBA_DISABLE_JIT=1 forbids. Unset it before the first"
         " import of numba, or call the same functions in rnnkernels.reference, which are plain NumPy."
     )
+
+
+def suffixes(layers: int, directions: int) -> list[str]:
+    """What the names of the parameters of each layer and direction end with."""
+    numbers = [f"_l{layer}" for layer in range(layers)] if layers > 1 else [""]
+    return [number + end for number in numbers for end in ("", "_reverse")[:directions]]
+
+
+def check_parameters(cell: Cell, parameters: Any) -> tuple[list[dict[str, Any]], int]:
+    """Sort parameters by layer and direction; returns Wx, Wh and the biases of each, and the number of directions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a name is unknown or missing, or a dtype or a shape does not fit.
+    """
+    if not isinstance(parameters, Mapping):
+        raise TypeError(f"`parameters` must be a dict of arrays by name; got {type(parameters).__name__}.")
+    names = "Wx", "Wh", *cell.biases
+    rule = f"{', '.join(names)}, then _l0, _l1, ... where there are more layers, then _reverse in the second direction"
+    pattern = re.compile(rf"({'|'.join(names)})(?:_l(0|[1-9][0-9]*))?(_reverse)?")
+    found = [pattern.fullmatch(name) if isinstance(name, str) else None for name in parameters]
+    for name, match in zip(parameters, found, strict=True):
+        if match is None:
+            raise ValueError(f"`{name}` in `parameters` is no name of a parameter: these are {rule}.")
+    layers = len({match[2] for match in found if match and match[2]}) or 1
+    directions = 2 if any(match and match[3] for match in found) else 1
+    ends = suffixes(layers, directions)
+    for name in [name + end for end in ends for name in names[:3]]:
+        if name not in parameters:
+            raise ValueError(f"`parameters` lacks `{name}`: it has {', '.join(parameters)}. The names are {rule}.")
+    for name in parameters:
+        if not any(name == plain + end for end in ends for plain in names):
+            raise ValueError(f"`{name}` in `parameters` is of another layer than the others. The names are {rule}.")
+    others = [bias + end for bias in cell.biases[1:] for end in ends]
+    given = {name: array for name, array in parameters.items() if array is not None or name not in others}
+    given = dict(zip(given, check_given_floats(" ".join(given), *given.values()), strict=True))
+    gates, columns = len(cell.gates), cell.columns
+    for name, array in given.items():
+        letter = "D" if name.startswith("Wx") else "H"
+        check_axes(name, array, f"({letter}, {columns})" if name.startswith("W") else f"({columns},)")
+    b = given[f"b{ends[0]}"]
+    if b.size % gates != 0:
+        raise ValueError(f"`b{ends[0]}` must have shape ({columns},), a multiple of {gates} elements; got {b.shape}.")
+    H, source = b.size // gates, f"`b{ends[0]}`"
+    parts = []
+    for k, end in enumerate(ends):
+        depth, letter = (given[f"Wx{ends[0]}"].shape[0], "D") if k < directions else (directions * H, "H")
+        letter = "2H" if k >= directions == 2 else letter
+        check_shape(f"Wx{end}", given[f"Wx{end}"], f"({letter}, {columns})", (depth, b.size), source)
+        check_shape(f"Wh{end}", given[f"Wh{end}"], f"(H, {columns})", (H, b.size), source)
+        biases = {name: given.get(name + end) for name in cell.biases}
+        for name, bias in biases.items():
+            if bias is not None:
+                check_shape(name + end, bias, f"({columns},)", b.shape, source)
+        parts.append({"Wx": given[f"Wx{end}"], "Wh": given[f"Wh{end}"], **biases})
+    return parts, directions
+
+
+def check_dropout(dropout: Any, layers: int) -> float:
+    """Return the probability of dropping an output.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is not in 0 <= dropout < 1, or there is nothing to drop.
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float | np.integer | np.floating):
+        raise TypeError(f"`dropout` must be a number; got {type(dropout).__name__}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be in 0 <= dropout < 1, a probability; got {dropout}.")
+    if dropout > 0 and layers == 1:
+        raise ValueError("`dropout` acts between layers, so it must be 0 with num_layers = 1.")
+    return float(dropout)
+
+
+def check_rng(rng: Any) -> None:
+    """Reject what is not a generator of random numbers, or None.
+
+    Raises
+    ------
+    TypeError
+        If it is not.
+    """
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            f"`rng` must be a numpy.random.Generator, as numpy.random.default_rng makes; got {type(rng).__name__}."
+        )
+
+
+def check_one_direction(directions: int, what: str) -> None:
+    """Reject layers that run backward, too, for what takes steps as they come.
+
+    Raises
+    ------
+    ValueError
+        If there are two directions.
+    """
+    if directions == 2:
+        raise ValueError(
+            f"`{what}` needs a layer of one direction: the second direction of a bidirectional one begins at the last "
+            "step, which is not there yet. Call `forward` with whole sequences, or make it with bidirectional=False."
+        )
+
+
+def check_absent(name: str, value: Any, reason: str) -> None:
+    """Reject an argument that means nothing here.
+
+    Raises
+    ------
+    TypeError
+        If it is not None.
+    """
+    if value is not None:
+        raise TypeError(f"`{name}` must be left out: {reason}.")
+
+
+def _broadcast_whole(name: str, value: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """A state of a stack, or its gradient, for all layers and directions; raises TypeError, ValueError."""
+    array = check_given_float(name, value)
+    if array.ndim <= 3 and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1], strict=False)):
+        return np.broadcast_to(array, shape)
+    check_shape(
+        name, array, "(K, N, H)", shape, "the layers and `x`", " K counts layers and directions; it may also broadcast."
+    )
+    return array
+
+
+def check_stack_state(
+    name: str, state: Any, shape: tuple[int, int, int]
+) -> tuple[tuple[int, ...] | None, np.ndarray | None]:
+    """Return the shape of a first state of a stack, and the state of shape (K, N, H); None is zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If its dtype is none, or it does not broadcast to the shape.
+    """
+    return (None, None) if state is None else (np.shape(state), _broadcast_whole(name, state, shape))
+
+
+def check_stack_dstate(states: tuple[str, ...], dstate: Any, shape: tuple[int, int, int]) -> list[np.ndarray | None]:
+    """Check the gradient of the last state of a stack, as `check_dstate` does that of a layer."""
+    gradients = check_state_tuple("dstate", "d", states, dstate)
+    return [
+        None if gradient is None else _broadcast_whole(f"dstate.{state}", gradient, shape)
+        for state, gradient in zip(states, gradients, strict=True)
+    ]
+
+
+def check_state_tuple(name: str, prefix: str, states: tuple[str, ...], value: Any) -> tuple[Any, ...]:
+    """Return a state as a tuple; None is zero, and whatever is no tuple the only one.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer than the cell has.
+    """
+    if value is None:
+        return (None,) * len(states)
+    parts = value if isinstance(value, tuple) else (value,)
+    if len(parts) != len(states):
+        names = ", ".join(prefix + state for state in states)
+        raise ValueError(f"`{name}` must be a tuple ({names}); got {len(parts)} of them.")
+    return parts
+
+
+def check_step_state(states: tuple[str, ...], state: Any, count: int) -> list[np.ndarray | None]:
+    """Check the state of a stack before a step: arrays with an axis for its layers in front.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are more or fewer than the cell has, or a dtype or a shape does not fit.
+    """
+    checked: list[np.ndarray | None] = []
+    for name, value in zip(states, check_state_tuple("state", "", states, state), strict=True):
+        array = None if value is None else check_given_float(f"state.{name}", value)
+        if array is not None and array.ndim == 0:
+            array = np.broadcast_to(array, (count,))
+        if array is not None and (
+            array.ndim not in (1, 2, 3) or array.shape[0] != count or array.ndim == 1 < array.size
+        ):
+            check_shape(f"state.{name}", array, "(num_layers, N, H)", (count, *array.shape[1:]), "the layers")
+        checked.append(array)
+    return checked
+
+
+def check_stream_states(
+    states: dict[str, Any], batch_size: Any, count: int, H: int
+) -> tuple[list[tuple[str, np.ndarray | None]], int]:
+    """Check the states of a stream of a stack, and find out how many sequences it has; None stays None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a dtype or a shape does not fit.
+    """
+    given = {name: None if state is None else check_given_float(name, state) for name, state in states.items()}
+    N = 1
+    if batch_size is not None:
+        N = check_count("batch_size", batch_size, 0)
+    else:
+        N = next((state.shape[-2] for state in given.values() if state is not None and state.ndim >= 2), 1)
+    shape = count, N, H
+    return [(name, None if state is None else _broadcast_whole(name, state, shape)) for name, state in given.items()], N
+
+
+def check_stack_cache(
+    cell: Cell, cache: Any, kind: type[CacheT], part: type[Any], layers: int, directions: int, lanes: Mapping[Any, int]
+) -> tuple[CacheT, Sizes]:
+    """Reject a cache that no stack like this one has left. Returns it and the sizes of its first layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another type, of other layers, or its arrays do not fit one another.
+    """
+    whole: Any = check_cache(cache, kind, "forward")
+    parts, masks = whole.parts, whole.masks
+    if not (
+        isinstance(parts, tuple)
+        and isinstance(masks, tuple)
+        and all(isinstance(each, part) for each in parts)
+        and (len(parts), whole.directions, len(masks)) == (layers * directions, directions, layers - 1)
+    ):
+        raise ValueError(
+            f"`cache` must be as `forward` of this layer leaves it, of num_layers = {layers} in {directions} "
+            f"direction(s), with a {part.__name__} for each; it is of other layers, or was changed."
+        )
+    sizes = [check_cell_cache(cell, each, part, "forward", lanes)[1] for each in parts]
+    N, T, D, H = sizes[0]
+    wanted = [Sizes(N, T, D if k < directions else directions * H, H) for k in range(len(parts))]
+    fit = all(
+        mask is None
+        or (
+            type(mask) is np.ndarray
+            and mask.dtype == np.bool_
+            and mask.shape in ((N, n, directions * H) for n in (1, T))
+        )
+        for mask in masks
+    )
+    if sizes != wanted or not fit or len({each.x.dtype for each in parts}) > 1:
+        raise ValueError(
+            "`cache` must be as `forward` left it, with parts and masks that fit one another. Call `forward` again; "
+            "to keep a cache elsewhere, pickle it."
+        )
+    return whole, sizes[0]
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a module that not every installation has.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If it is not there; the message names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'this needs {error.name}, which is not installed: python -m pip install "rnnkernels[{extra}]"',
+            name=error.name,
+        ) from None
+
+
+def refuse_file(path: Any, reason: object) -> NoReturn:
+    """Say why a file cannot be loaded.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
+    raise ValueError(f"`path` must name a safetensors file that a layer of this class has saved; {path}: {reason}")
+
+
+def check_max_norm(max_norm: Any) -> float:
+    """Return a limit of a norm.
+
+    Raises
+    ------
+    TypeError
+        If it is not a number.
+    ValueError
+        If it is negative or NaN.
+    """
+    if isinstance(max_norm, bool) or not isinstance(max_norm, int | float | np.integer | np.floating):
+        raise TypeError(f"`max_norm` must be a number; got {type(max_norm).__name__}.")
+    if not max_norm >= 0:
+        raise ValueError(f"`max_norm` must be at least 0; got {max_norm}.")
+    return float(max_norm)
+
+
+def check_gradients(gradients: Any) -> list[np.ndarray]:
+    """Return the arrays of a dict of gradients that are to be changed in place.
+
+    Raises
+    ------
+    TypeError
+        If it is no dict, or a value is no array of float32 or float64.
+    ValueError
+        If an array is read-only.
+    """
+    if not isinstance(gradients, Mapping):
+        raise TypeError(f"`gradients` must be a dict of arrays by name; got {type(gradients).__name__}.")
+    for name, array in gradients.items():
+        if not isinstance(array, np.ndarray) or array.dtype not in (FLOAT32, FLOAT64):
+            raise TypeError(f"`gradients[{name!r}]` must be an array of float32 or float64; got {_type_of(array)}.")
+        if not array.flags.writeable:
+            raise ValueError(f"`gradients[{name!r}]` must be writable, since it is scaled in place; take a copy of it.")
+    return list(gradients.values())
+
+
+def _type_of(value: Any) -> str:
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 jit.refuse = refuse_without_compiler

@@ -1,42 +1,89 @@
 """Layers: weights that are packed once and stay, for passes over sequences, steps and streams."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from rnnkernels import _recurrent, gru, lstm, rnn
-from rnnkernels._checks import check_given_float, check_layer_sizes, check_replacements
+from rnnkernels import _direction, _layer_files, gru, lstm, rnn
+from rnnkernels._checks import (
+    check_count,
+    check_dropout,
+    check_layer_sizes,
+    check_one_direction,
+    check_parameters,
+    check_replacements,
+    check_rng,
+    suffixes,
+)
 from rnnkernels._packed import PackedWeights
+from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, LayerGradients
+from rnnkernels._stack import Stack
+from rnnkernels.stacks import StackStream
 from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream, Stream, open_stream
 
 
 class Layer:
     """What the layers of all cells share."""
 
-    _family: _recurrent.Family
+    _family: Family
     _stream: ClassVar[type[Stream]]
+    _stack: Stack
+    _single: PackedWeights | None
+    """The only part, where there is only one: it needs nothing of a stack."""
 
     def __init__(self, Wx: Any, Wh: Any, b: Any) -> None:
-        self._take(Wx, Wh, {"b": b})
+        self._hold([{"Wx": Wx, "Wh": Wh, "b": b}])
 
-    def _take(self, Wx: Any, Wh: Any, biases: dict[str, Any]) -> None:
-        self._packed = PackedWeights(self._family.cell, Wx, Wh, biases)
+    def _hold(
+        self, parts: list[dict[str, Any]], directions: int = 1, dropout: Any = 0.0, variational: bool = False
+    ) -> None:
+        """Pack the weights of each part."""
+        dropout = check_dropout(dropout, len(parts) // directions)
+        cell = self._family.cell
+        packed = tuple([PackedWeights(cell, part.pop("Wx"), part.pop("Wh"), part) for part in parts])
+        self._stack = Stack(self._family, packed, directions, dropout, bool(variational))
+        self._single = packed[0] if len(packed) == 1 else None
+
+    def _choose(self) -> None:
+        """Choose the cell by the options of the class, if it has any."""
 
     @classmethod
     def create(
-        cls, D: int, H: int, *, dtype: Any = np.float32, rng: np.random.Generator | None = None, **options: Any
-    ) -> Any:
-        """Make a layer with random weights, uniform in -1 / sqrt(H) .. 1 / sqrt(H), as PyTorch does.
+        cls,
+        D: int,
+        H: int,
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        variational: bool = False,
+        dtype: Any = np.float32,
+        rng: np.random.Generator | None = None,
+        **options: Any,
+    ) -> Self:
+        """Make a layer, or a stack of layers, with random weights.
+
+        They are uniform in -1 / sqrt(H) .. 1 / sqrt(H), as those of PyTorch.
 
         Parameters
         ----------
         D, H : int
             Inputs and hidden units.
+        num_layers : int, default 1
+            Layers, each of which takes the outputs of the one before.
+        bidirectional : bool, default False
+            Whether each layer runs from the last step to the first, too, with weights of its own.
+        dropout : float, default 0
+            Probability of dropping an output of any layer but the last, in `forward` with `rng`.
+        variational : bool, default False
+            Whether the same outputs are dropped at all steps.
         dtype : dtype_like, default float32
             float32 or float64.
         rng : numpy.random.Generator, optional
-            Where the numbers come from; a new one without it.
+            Where the weights come from; a new one without it.
         **options
             Other arguments of the class that are no weights.
 
@@ -48,26 +95,139 @@ class Layer:
         Raises
         ------
         TypeError, ValueError
-            If a size is no integer or too small, or the dtype is another one.
+            If a size is no integer or too small, the dtype is another one, or `dropout` is no probability.
         """
         D, H, dtype = check_layer_sizes(D, H, dtype)
+        num_layers, directions = check_count("num_layers", num_layers), 2 if bidirectional else 1
+        check_rng(rng)
         rng = np.random.default_rng() if rng is None else rng
         cell, bound = cls._family.cell, 1 / np.sqrt(H)
         columns = len(cell.gates) * H
-        shapes = (D, columns), (H, columns), *[(columns,) for _ in cell.biases]
-        weights = [rng.uniform(-bound, bound, shape).astype(dtype) for shape in shapes]
-        others: dict[str, Any] = {**dict(zip(cell.biases[1:], weights[3:], strict=True)), **options}
-        return cls(weights[0], weights[1], weights[2], **others)
+        parameters = {}
+        for k, suffix in enumerate(suffixes(num_layers, directions)):
+            depth = D if k < directions else directions * H
+            shapes = {"Wx": (depth, columns), "Wh": (H, columns), **dict.fromkeys(cell.biases, (columns,))}
+            for name, shape in shapes.items():
+                parameters[name + suffix] = rng.uniform(-bound, bound, shape).astype(dtype)
+        return cls.from_parameters(parameters, dropout=dropout, variational=variational, **options)
+
+    @classmethod
+    def from_parameters(
+        cls, parameters: Mapping[str, Any], *, dropout: float = 0.0, variational: bool = False, **options: Any
+    ) -> Self:
+        """Make a layer, or a stack of layers, from named arrays: sizes, layers and directions follow from these.
+
+        Parameters
+        ----------
+        parameters : dict of array_like
+            `Wx`, `Wh` and the biases, as the arguments of the class. Where there are several layers each name ends
+            with the number of its layer: `Wx_l0`, `Wx_l1`. The weights of the second direction end with `_reverse`:
+            `Wx_reverse`, or `Wx_l1_reverse`. With two directions, layers after the first have Wx of shape (2H, ...).
+        dropout : float, default 0
+            Probability of dropping an output of any layer but the last, in `forward` with `rng`.
+        variational : bool, default False
+            Whether the same outputs are dropped at all steps.
+        **options
+            Other arguments of the class that are no weights.
+
+        Returns
+        -------
+        layer
+            Of this class.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is unknown or missing, a dtype or a shape does not fit, or `dropout` is no probability.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from rnnkernels import RNN
+        >>> one, zero = np.ones((1, 1)), np.zeros(1)
+        >>> forth, back = {"Wx": one, "Wh": one, "b": zero}, {"Wx_reverse": one, "Wh_reverse": one, "b_reverse": zero}
+        >>> RNN.from_parameters(forth | back)
+        RNN(D=1, H=1, bidirectional=True, dtype=float64)
+        """
+        layer = cls.__new__(cls)
+        layer._choose(**options)
+        parts, directions = check_parameters(layer._family.cell, parameters)
+        layer._hold(parts, directions, dropout, variational)
+        return layer
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Make the layer that `save` wrote to a file.
+
+        Parameters
+        ----------
+        path : path_like
+            A safetensors file. One from elsewhere fits too, if its arrays are named as in `from_parameters`.
+
+        Returns
+        -------
+        layer
+            Of this class.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without the extra: ``pip install "rnnkernels[safetensors]"``.
+        ValueError
+            If it is no such file, or of another class.
+        """
+        parameters, facts = _layer_files.read(path, cls._family.cell.name)
+        return cls.from_parameters(parameters, **facts)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the layer to a safetensors file: parameters by name, and in the metadata what else makes it.
+
+        Parameters
+        ----------
+        path : path_like
+            Where to; a file that is there is replaced once the new one is complete.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without the extra: ``pip install "rnnkernels[safetensors]"``.
+        """
+        _layer_files.write(path, self.parameters, {"cell": self._family.cell.name, **self._facts()})
+
+    def _facts(self) -> dict[str, Any]:
+        """What makes the layer besides its parameters."""
+        stack = self._stack
+        return {"dropout": stack.dropout, "variational": stack.variational, **dict(self._family.cell.options)}
 
     @property
     def parameters(self) -> dict[str, np.ndarray]:
         """Weights and biases by name, read-only; `replace` takes others."""
-        return dict(self._packed.parameters)
+        return dict(self._stack.parameters)
 
     @property
     def dtype(self) -> np.dtype:
         """float32 or float64: what the layer computes in."""
-        return self._packed.dtype
+        return self._stack.dtype
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers there are."""
+        return self._stack.layers
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether there is a second direction."""
+        return self._stack.directions == 2
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping an output between layers."""
+        return self._stack.dropout
+
+    @property
+    def variational(self) -> bool:
+        """Whether the same outputs are dropped at all steps."""
+        return self._stack.variational
 
     def replace(self, **parameters: Any) -> None:
         """Take other weights; what is not named stays. Streams keep the ones that they began with.
@@ -75,25 +235,39 @@ class Layer:
         Parameters
         ----------
         **parameters : array_like
-            As for the layer itself: `Wx`, `Wh`, `b`.
+            As for the layer itself: `Wx`, `Wh`, `b`, with the endings of a stack.
 
         Raises
         ------
         TypeError, ValueError
             If a name is unknown, or a dtype or shape does not fit.
         """
-        Wx, Wh, *biases = check_replacements(self._packed.parameters, parameters).values()
-        self._take(Wx, Wh, dict(zip(self._family.cell.biases, biases, strict=True)))
+        stack = self._stack
+        parts, directions = check_parameters(self._family.cell, check_replacements(stack.parameters, parameters))
+        self._hold(parts, directions, stack.dropout, stack.variational)
 
-    def _forward(self, x: Any, states: tuple[Any, ...], keep_cache: bool, num_threads: int | None) -> Any:
-        own = self._packed
-        Wx, Wh, *biases = own.parameters.values()
-        return _recurrent.forward(
-            self._family, _as_dtype(x, own.dtype), states, Wx, Wh, tuple(biases), keep_cache, num_threads, own.forward
-        )
+    def _forward(
+        self,
+        x: Any,
+        states: tuple[Any, ...],
+        rng: np.random.Generator | None,
+        keep_cache: bool,
+        num_threads: int | None,
+    ) -> Any:
+        if rng is not None:
+            check_rng(rng)
+        if self._single is None:
+            return self._stack.forward(x, states, rng, keep_cache, num_threads)
+        return _direction.forward(self._family, self._single, x, states, keep_cache, num_threads)
 
     def forward(
-        self, x: Any, h0: Any = None, *, keep_cache: bool = True, num_threads: int | None = None
+        self,
+        x: Any,
+        h0: Any = None,
+        *,
+        rng: np.random.Generator | None = None,
+        keep_cache: bool = True,
+        num_threads: int | None = None,
     ) -> ForwardResult[Any, Any]:
         """Run over whole sequences; as the function for sequences does, with the weights of the layer.
 
@@ -102,7 +276,10 @@ class Layer:
         x : array_like of shape (N, T, D)
             Input sequences; of another dtype than the layer they are converted.
         h0 : array_like that broadcasts to (N, H), optional
-            Hidden state before the first step; zero without it.
+            Hidden state before the first step; zero without it. Of a stack (K, N, H), where K counts layers and
+            directions: layer by layer, the reverse direction after the other one, as in PyTorch.
+        rng : numpy.random.Generator, optional
+            For training: what to drop is drawn from it. Without it nothing is dropped.
         keep_cache : bool, default True
             Whether to keep what `backward` needs.
         num_threads : int, optional
@@ -110,26 +287,28 @@ class Layer:
 
         Returns
         -------
-        h : ndarray of shape (N, T, H)
-            The same bits as those of the function.
+        h : ndarray of shape (N, T, H), or (N, T, 2H) with two directions
+            Hidden states of the last layer: the same bits as those of the function. Those of the reverse direction are
+            the second half.
         cache : object or None
-            For `backward`, or for the function's.
+            For `backward`; that of a single layer also for the function's.
 
-        The result has `state`, the state after the last step, too.
+        The result has `state`, the state after the last step, too, which the reverse direction has at the first one;
+        of a stack (K, N, H).
 
         Raises
         ------
         TypeError, ValueError
             If a dtype or a shape does not fit.
         """
-        return self._forward(x, (h0,), keep_cache, num_threads)
+        return self._forward(x, (h0,), rng, keep_cache, num_threads)
 
     def backward(self, dh: Any, cache: Any, *, dstate: Any = None, num_threads: int | None = None) -> LayerGradients:
         """Propagate gradients back through whole sequences.
 
         Parameters
         ----------
-        dh : array_like of shape (N, T, H), or None
+        dh : array_like of shape (N, T, H), or (N, T, 2H) with two directions, or None
             Gradient of the loss with respect to the hidden states; None is zero.
         cache : object
             From `forward`; also from before the weights were replaced, which then are those of the cache.
@@ -151,20 +330,13 @@ class Layer:
         TypeError, ValueError
             If a dtype or a shape does not fit, or `cache` is not a cache of this kind of layer.
         """
-        own, packed = self._packed, None
-        if isinstance(cache, self._family.cache) and cache.Wx is own.parameters["Wx"]:
-            dh = dh if dh is None else _as_dtype(dh, own.dtype, "dh")
-            packed = own.backward
-        result = _recurrent.backward(self._family, dh, cache, dstate, num_threads, packed)
-        _, dh0, dWx, dWh, db = result
-        others = vars(result)
-        names = ("Wx", "Wh", *self._family.cell.biases)
-        gradients = LayerGradients(
-            (result.dx, dict(zip(names, (dWx, dWh, db, *(others[f"d{name}"] for name in names[3:])), strict=True)))
-        )
-        gradients.dh0 = dh0
-        if "dc0" in others:
-            gradients.dc0 = others["dc0"]
+        if self._single is None:
+            return self._stack.backward(dh, cache, dstate, num_threads)
+        result = _direction.backward(self._family, self._single, dh, cache, dstate, num_threads)
+        gradients = LayerGradients((result.dx, _direction.named_gradients(self._family, result)))
+        gradients.dh0 = result.dh0
+        if "dc0" in vars(result):
+            gradients.dc0 = result.dc0
         return gradients
 
     def step(self, x: Any, state: Any = None) -> Any:
@@ -175,24 +347,22 @@ class Layer:
         x : array_like of shape (N, D)
             Input of the step.
         state : state of the cell, optional
-            State before the step, as from `forward` or `step`; zero without it.
+            State before the step, as from `forward` or `step`; zero without it. Of a stack (num_layers, N, H).
 
         Returns
         -------
         state
-            After the step; its `h` is the output.
+            After the step; its `h`, of a stack its `h[-1]`, is the output.
 
         Raises
         ------
         TypeError, ValueError
             If a dtype or a shape does not fit.
         """
-        own, family = self._packed, self._family
-        Wx, Wh, *biases = own.parameters.values()
-        states = [None] * len(family.cell.states) if state is None else state
-        x = _as_dtype(x, own.dtype)
-        *following, _ = _recurrent.step_forward(family, x, tuple(states), Wx, Wh, tuple(biases), False, 1, own.forward)
-        return family.state(*following)
+        if self._single is None:
+            return self._stack.step(x, state)
+        states = [None] * len(self._family.cell.states) if state is None else state
+        return self._family.state(*_direction.step(self._family, self._single, x, tuple(states)))
 
     def stream(self, h0: Any = None, *, batch_size: int | None = None) -> Any:
         """Open a stream: steps in real time, with a state of its own, on the packed weights of this layer.
@@ -200,41 +370,46 @@ class Layer:
         Parameters
         ----------
         h0 : array_like of shape (N, H), optional
-            Hidden state before the first step; zero without it.
+            Hidden state before the first step; zero without it. Of a stack it broadcasts to (num_layers, N, H).
         batch_size : int, optional
             Sequences N that go side by side; without it as many as `h0` has, or one.
 
         Returns
         -------
         stream
-            As of the class of streams of this cell.
+            Of the class of streams of this cell; of a stack a `StackStream`.
 
         Raises
         ------
         TypeError, ValueError
-            If a dtype or a shape does not fit.
+            If a dtype or a shape does not fit, or the layer is bidirectional.
         """
-        return open_stream(self._stream, self._packed, {"h": h0}, batch_size)
+        return self._open_stream({"h0": h0}, batch_size)
+
+    def _open_stream(self, states: dict[str, Any], batch_size: int | None) -> Any:
+        check_one_direction(self._stack.directions, "stream")
+        if self._single is None:
+            return StackStream(self._stream, self._family.state, self._stack.parts, states, batch_size)
+        return open_stream(self._stream, self._single, {name[0]: state for name, state in states.items()}, batch_size)
 
     def __repr__(self) -> str:
-        own = self._packed
-        return f"{type(self).__name__}(D={own.D}, H={own.H}, dtype={own.dtype})"
+        stack, first = self._stack, self._stack.parts[0]
+        facts = {
+            "num_layers": stack.layers if stack.layers > 1 else None,
+            "bidirectional": self.bidirectional or None,
+            "dropout": stack.dropout or None,
+            "variational": stack.variational or None,
+        }
+        told = "".join(f"{name}={fact}, " for name, fact in facts.items() if fact)
+        return f"{type(self).__name__}(D={first.D}, H={first.H}, {told}dtype={stack.dtype})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the weights: packed ones differ from host to host."""
-        Wx, Wh, b, *others = self._packed.parameters.values()
-        cell = self._family.cell
-        return _made, (type(self), Wx, Wh, b, {**dict(zip(cell.biases[1:], others, strict=True)), **dict(cell.options)})
+        return _made, (type(self), self.parameters, self._facts())
 
 
-def _made(kind: type[Layer], Wx: Any, Wh: Any, b: Any, others: dict[str, Any]) -> Layer:
-    return kind(Wx, Wh, b, **others)
-
-
-def _as_dtype(x: Any, dtype: np.dtype, name: str = "x") -> Any:
-    if type(x) is np.ndarray and x.dtype is dtype:
-        return x
-    return check_given_float(name, x).astype(dtype, copy=False)
+def _made(kind: type[Layer], parameters: dict[str, np.ndarray], facts: dict[str, Any]) -> Layer:
+    return kind.from_parameters(parameters, **facts)
 
 
 class RNN(Layer):
@@ -322,8 +497,11 @@ class GRU(Layer):
     _stream = GRUStream
 
     def __init__(self, Wx: Any, Wh: Any, b: Any, *, bh: Any = None, reset_after: bool = True) -> None:
+        self._choose(reset_after=reset_after)
+        self._hold([{"Wx": Wx, "Wh": Wh, "b": b, "bh": bh}])
+
+    def _choose(self, reset_after: bool = True) -> None:
         self._family = gru.family(reset_after)
-        self._take(Wx, Wh, {"b": b, "bh": bh})
 
 
 class LSTM(Layer):
@@ -370,11 +548,18 @@ class LSTM(Layer):
     _stream = LSTMStream
 
     def forward(
-        self, x: Any, h0: Any = None, c0: Any = None, *, keep_cache: bool = True, num_threads: int | None = None
+        self,
+        x: Any,
+        h0: Any = None,
+        c0: Any = None,
+        *,
+        rng: np.random.Generator | None = None,
+        keep_cache: bool = True,
+        num_threads: int | None = None,
     ) -> ForwardResult[Any, Any]:
         """Run over whole sequences; as `Layer.forward`, with `c0`, the cell state before the first step."""
-        return self._forward(x, (h0, c0), keep_cache, num_threads)
+        return self._forward(x, (h0, c0), rng, keep_cache, num_threads)
 
-    def stream(self, h0: Any = None, c0: Any = None, *, batch_size: int | None = None) -> LSTMStream:
+    def stream(self, h0: Any = None, c0: Any = None, *, batch_size: int | None = None) -> Any:
         """Open a stream; as `Layer.stream`, with `c0`, the cell state before the first step."""
-        return open_stream(LSTMStream, self._packed, {"h": h0, "c": c0}, batch_size)
+        return self._open_stream({"h0": h0, "c0": c0}, batch_size)

@@ -38,6 +38,15 @@ class Cell:
         """Of the layer here and in PyTorch; the stream's and the step module's begin with it."""
         return self.name.upper()
 
+    def parameters(self, layers: int) -> list[list[str]]:
+        """Names of the weights of each layer of a stack."""
+        ends = [f"_l{layer}" for layer in range(layers)] if layers > 1 else [""]
+        return [[name + end for name in self.weights] for end in ends]
+
+    def layer(self, functions: Any) -> Any:
+        """Class of the layer."""
+        return getattr(functions, self.class_name)
+
     def function(self, functions: Any, scope: str) -> Any:
         """One of rnnkernels or its reference: ``forward``, ``step_backward`` and so on."""
         return getattr(functions, f"{self.name}_{scope}")

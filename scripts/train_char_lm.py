@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Train a character-level language model through rnnkernels, and let it write.
 
-The model is word embedding -> LSTM, GRU or vanilla RNN -> affine -> masked softmax loss, trained with Adam and clipped
-gradients. Its text is the source of this Python's own standard library unless ``--text`` names a file.
+The model is word embedding -> one or more layers of an LSTM, GRU or vanilla RNN, with dropout in between -> affine ->
+masked softmax loss, trained with Adam and clipped gradients. Its text is the source of this Python's own standard
+library unless ``--text`` names a file.
 
     python scripts/train_char_lm.py                       two minutes of training, then a sample
     python scripts/train_char_lm.py --resume --seconds 600   go on from the checkpoint, ten minutes in all
     python scripts/train_char_lm.py --text FILE --cell rnn   another text, the vanilla RNN
+    python scripts/train_char_lm.py --layers 2 --cell gru --dropout 0.2   a stack of two GRUs
 
 OUT (``--out``, ``out`` unless told otherwise) receives checkpoint.npz, loss.png and sample.txt. Ctrl-C saves the
 checkpoint and ends with exit status 130. A run limited by ``--steps`` that was stopped and resumed ends with the same
@@ -68,6 +70,8 @@ class Settings:
     max_chars: int = 12_000_000
     vocabulary: int = 100
     cell: str = "lstm"
+    layers: int = 1
+    dropout: float = 0.0
     dtype: str = "float32"
     embedding: int = 64
     hidden: int = 256
@@ -96,6 +100,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     setting("max-chars", "read at most so many characters of it", type=positive_int, metavar="COUNT")
     setting("vocabulary", "tell so many characters apart, the most frequent ones", type=positive_int, metavar="COUNT")
     setting("cell", "recurrent layer", choices=list(available_cells(rnnkernels)))
+    setting("layers", "recurrent layers, one on the other", type=positive_int, metavar="COUNT")
+    setting("dropout", "probability of dropping what one layer passes to the next", type=probability, metavar="P")
     setting("dtype", "precision of weights and activations", choices=["float32", "float64"])
     setting("embedding", "size D of a character's embedding", type=positive_int, metavar="D")
     setting("hidden", "size H of the hidden state", type=positive_int, metavar="H")
@@ -136,6 +142,14 @@ def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be above 0, got {value}")
+    return value
+
+
+def probability(text: str) -> float:
+    """Parse a number of at least 0 and below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be in 0 <= P < 1, got {value}")
     return value
 
 
@@ -196,14 +210,10 @@ def weight_shapes(settings: Settings, n_words: int) -> dict[str, tuple[int, ...]
     D, H = settings.embedding, settings.hidden
     cell = CELLS[settings.cell]
     G = len(cell.gates) * H
-    return {
-        "embedding": (n_words, D),
-        "Wx": (D, G),
-        "Wh": (H, G),
-        **dict.fromkeys(cell.biases, (G,)),
-        "W_out": (H, n_words),
-        "b_out": (n_words,),
-    }
+    recurrent: dict[str, tuple[int, ...]] = {}
+    for Wx, Wh, *biases in cell.parameters(settings.layers):
+        recurrent |= {Wx: (H if recurrent else D, G), Wh: (H, G), **dict.fromkeys(biases, (G,))}
+    return {"embedding": (n_words, D), **recurrent, "W_out": (H, n_words), "b_out": (n_words,)}
 
 
 def check_memory(settings: Settings, n_words: int) -> None:
@@ -214,7 +224,8 @@ def check_memory(settings: Settings, n_words: int) -> None:
         available = sys.maxsize
     n_weights = sum(math.prod(shape) for shape in weight_shapes(settings, n_words).values())
     # Weights, gradient, what Adam keeps and computes with; and of each character what the layers keep and return.
-    n_kept = settings.batch * settings.window * (2 * settings.embedding + 12 * settings.hidden + 3 * n_words)
+    n_kept = 2 * settings.embedding + 12 * settings.layers * settings.hidden + 3 * n_words
+    n_kept *= settings.batch * settings.window
     needed = np.dtype(settings.dtype).itemsize * (7 * n_weights + n_kept)
     if needed > available:
         sys.exit(
@@ -236,23 +247,65 @@ def initial_weights(settings: Settings, n_words: int, rng: np.random.Generator) 
     shapes = weight_shapes(settings, n_words)
     flat = np.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype=settings.dtype)
     weights = split(flat, shapes)
-    for name in ("Wx", "Wh", "W_out"):
+    cell = CELLS[settings.cell]
+    layers = cell.parameters(settings.layers)
+    for name in (*(name for Wx, Wh, *_ in layers for name in (Wx, Wh)), "W_out"):
         weights[name][...] = rng.standard_normal(weights[name].shape) / math.sqrt(weights[name].shape[0])
     weights["embedding"][...] = rng.standard_normal(weights["embedding"].shape)
-    cell = CELLS[settings.cell]
-    for gate in cell.open_gates:
-        weights["b"].reshape(len(cell.gates), -1)[cell.gates.index(gate)] = 1.0
+    for _, _, b, *_ in layers:
+        for gate in cell.open_gates:
+            weights[b].reshape(len(cell.gates), -1)[cell.gates.index(gate)] = 1.0
     return flat
 
 
-def scores(layers: ModuleType, cell: str, weights: Weights, x: np.ndarray, **options: bool) -> tuple[np.ndarray, Any]:
+class PlainStack:
+    """What a stack of rnnkernels does, by the functions of `reference`, and without dropout."""
+
+    def __init__(self, cell: str, parameters: list[Weights]) -> None:
+        self.cell, self.parameters = CELLS[cell], parameters
+
+    def forward(self, x: np.ndarray, *, rng: None = None) -> tuple[np.ndarray, Any]:
+        """Run over whole sequences."""
+        caches = []
+        for weights in self.parameters:
+            Wx, Wh, b, *others = weights.values()
+            options = dict(zip(self.cell.biases[1:], others, strict=True))
+            h0 = np.zeros((len(x), len(Wh)), Wh.dtype)
+            x, cache = self.cell.function(reference, "forward")(x, h0, Wx, Wh, b, **options)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dh: np.ndarray, caches: Any) -> tuple[np.ndarray, Weights]:
+        """Propagate gradients back."""
+        gradients: Weights = {}
+        for weights, cache in zip(self.parameters[::-1], caches[::-1], strict=True):
+            found = self.cell.function(reference, "backward")(dh, cache)
+            gradients |= zip(weights, self.cell.weight_gradients(found), strict=True)
+            dh = found[0]
+        return dh, gradients
+
+
+def recurrent_layers(layers: ModuleType, settings: Settings, weights: Weights) -> Any:
+    """Make the recurrent part of the model; `layers` is rnnkernels or its reference."""
+    cell = CELLS[settings.cell]
+    parts = [{name: weights[name] for name in names} for names in cell.parameters(settings.layers)]
+    if layers is reference:
+        return PlainStack(settings.cell, parts)
+    whole = {name: values for part in parts for name, values in part.items()}
+    return cell.layer(layers).from_parameters(whole, dropout=settings.dropout)
+
+
+def scores(
+    layers: ModuleType,
+    recurrent: Any,
+    weights: Weights,
+    x: np.ndarray,
+    rng: np.random.Generator | None,
+    **options: bool,
+) -> tuple[np.ndarray, Any]:
     """Run the model over windows of characters (N, T); return the scores (N, T, V) and the layers' caches."""
-    recurrent_forward = CELLS[cell].function(layers, "forward")
-    h0 = np.zeros((x.shape[0], weights["Wh"].shape[0]), dtype=weights["Wh"].dtype)
     embedded, embedding_cache = layers.word_embedding_forward(x, weights["embedding"], **options)
-    h, recurrent_cache = recurrent_forward(
-        embedded, h0, weights["Wx"], weights["Wh"], weights["b"], **CELLS[cell].options(weights), **options
-    )
+    h, recurrent_cache = recurrent.forward(embedded, rng=rng, **options)
     out, affine_cache = layers.temporal_affine_forward(h, weights["W_out"], weights["b_out"], **options)
     return out, (embedding_cache, recurrent_cache, affine_cache)
 
@@ -264,23 +317,25 @@ def mean_loss(layers: ModuleType, out: np.ndarray, y: np.ndarray) -> tuple[float
 
 
 def loss_and_gradient(
-    layers: ModuleType, cell: str, weights: Weights, x: np.ndarray, y: np.ndarray
+    layers: ModuleType,
+    settings: Settings,
+    weights: Weights,
+    x: np.ndarray,
+    y: np.ndarray,
+    rng: np.random.Generator | None = None,
 ) -> tuple[float, np.ndarray]:
-    """Return the loss in nats per character and its gradient, flat; `layers` is rnnkernels or its reference."""
-    out, (embedding_cache, recurrent_cache, affine_cache) = scores(layers, cell, weights, x)
+    """Return the loss in nats per character and its gradient, flat; `layers` is rnnkernels or its reference.
+
+    What is dropped is drawn from `rng`; nothing without it.
+    """
+    recurrent = recurrent_layers(layers, settings, weights)
+    out, (embedding_cache, recurrent_cache, affine_cache) = scores(layers, recurrent, weights, x, rng)
     loss, dout = mean_loss(layers, out, y)
     dh, dW_out, db_out = layers.temporal_affine_backward(dout, affine_cache)
-    recurrent = CELLS[cell].function(layers, "backward")(dh, recurrent_cache)
-    dembedding = layers.word_embedding_backward(recurrent[0], embedding_cache)
-    parts = dembedding, *CELLS[cell].weight_gradients(recurrent), dW_out, db_out
-    return loss, np.concatenate([part.ravel() for part in parts])
-
-
-def clip(gradient: np.ndarray, limit: float) -> None:
-    """Scale the gradient down to the given norm, in place."""
-    norm = float(np.linalg.norm(gradient))
-    if norm > limit:
-        gradient *= limit / norm
+    dembedded, gradients = recurrent.backward(dh, recurrent_cache)
+    dembedding = layers.word_embedding_backward(dembedded, embedding_cache)
+    gradients = {"embedding": dembedding, **gradients, "W_out": dW_out, "b_out": db_out}
+    return loss, np.concatenate([gradients[name].ravel() for name in weights])
 
 
 class Adam:
@@ -306,7 +361,7 @@ def windows(data: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarr
     return cut[:, :-1], cut[:, 1:]
 
 
-def validation_loss(cell: str, weights: Weights, data: np.ndarray) -> float:
+def validation_loss(settings: Settings, weights: Weights, data: np.ndarray) -> float:
     """Return the loss on evenly spaced windows that are longer than the training windows.
 
     A sample, too, carries its state further than any training window, so this is the loss of what the model is for.
@@ -314,28 +369,25 @@ def validation_loss(cell: str, weights: Weights, data: np.ndarray) -> float:
     length = min(VALIDATION_STEPS, data.size - 1)
     starts = np.linspace(0, data.size - 1 - length, VALIDATION_WINDOWS).astype(int)
     x, y = windows(data, starts, length)
-    out, _ = scores(rnnkernels, cell, weights, x, keep_cache=False)
+    recurrent = recurrent_layers(rnnkernels, settings, weights)
+    out, _ = scores(rnnkernels, recurrent, weights, x, None, keep_cache=False)
     return mean_loss(rnnkernels, out, y)[0]
 
 
 def write_sample(
-    cell: str, weights: Weights, vocabulary: str, prompt: str, n_chars: int, temperature: float, seed: int
+    settings: Settings, weights: Weights, vocabulary: str, prompt: str, n_chars: int, temperature: float, seed: int
 ) -> str:
     """Let the model continue the prompt, character by character."""
     rng = np.random.default_rng(seed)
-    step, options = CELLS[cell].function(rnnkernels, "step_forward"), CELLS[cell].options(weights)
-    Wx, Wh, b = weights["Wx"], weights["Wh"], weights["b"]
-    states = [np.zeros((1, Wh.shape[0]), dtype=Wh.dtype) for _ in CELLS[cell].states]
+    stream = recurrent_layers(rnnkernels, settings, weights).stream()
     pending = encode(prompt, vocabulary).tolist()
     written = list(prompt)
     for _ in range(len(prompt) - 1 + n_chars):
-        embedded, _ = rnnkernels.word_embedding_forward(
-            np.array([[pending.pop(0)]]), weights["embedding"], keep_cache=False
-        )
-        *states, _ = step(embedded[:, 0], *states, Wx, Wh, b, **options, keep_cache=False)
+        embedded, _ = rnnkernels.word_embedding_forward([pending.pop(0)], weights["embedding"], keep_cache=False)
+        h = stream.step(embedded)
         if not pending:
             out, _ = rnnkernels.temporal_affine_forward(
-                states[0][:, np.newaxis], weights["W_out"], weights["b_out"], keep_cache=False
+                h[:, np.newaxis], weights["W_out"], weights["b_out"], keep_cache=False
             )
             logits = out[0, 0].astype(np.float64) / temperature
             probabilities = np.exp(logits - logits.max())
@@ -465,7 +517,8 @@ def plot_loss(run: Run, path: Path) -> None:
         functions=(functools.partial(np.multiply, 1 / math.log(2)), functools.partial(np.multiply, math.log(2))),
     ).set_ylabel("bits per character")
     settings = run.settings
-    axes.set_title(f"{settings.cell.upper()}, H = {settings.hidden}, {settings.dtype}")
+    stack = f"{settings.layers} layers, " if settings.layers > 1 else ""
+    axes.set_title(f"{settings.cell.upper()}, {stack}H = {settings.hidden}, {settings.dtype}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
@@ -494,9 +547,9 @@ class StopRequest:
 def train(run: Run, training: np.ndarray, validation: np.ndarray, vocabulary: str, args: argparse.Namespace) -> int:
     """Train until the budget is used up or a signal comes; return that signal's number, or 0.
 
-    Windows are drawn at random and start from zero states, rather than carrying states along parallel streams, because
-    `lstm_forward` starts from a cell state of zero. What a cell learns to hold within a window it holds beyond: after
-    3000 minibatches of windows of 64, the loss was 1.34 nats on windows of 64 and 1.29 on windows of 512.
+    Windows are drawn at random and start from zero states, rather than carrying states along parallel streams.
+    What a cell learns to hold within a window it holds beyond: after 3000 minibatches of windows of 64, the loss was
+    1.34 nats on windows of 64 and 1.29 on windows of 512.
     """
     settings = run.settings
     shapes = weight_shapes(settings, len(vocabulary))
@@ -506,10 +559,10 @@ def train(run: Run, training: np.ndarray, validation: np.ndarray, vocabulary: st
     first_step, first_second = run.step, run.seconds
 
     def report(n_chars: int) -> None:
-        run.validations.append((run.step, validation_loss(settings.cell, weights, validation)))
+        run.validations.append((run.step, validation_loss(settings, weights, validation)))
         run.save(checkpoint)
         text = write_sample(
-            settings.cell, weights, vocabulary, args.prompt, n_chars, args.temperature, settings.seed + run.step
+            settings, weights, vocabulary, args.prompt, n_chars, args.temperature, settings.seed + run.step
         )
         bar.write(f"\nstep {run.step}, validation loss {describe(run.validations[-1][1])}\n{text}")
         (args.out / "sample.txt").write_text(text, encoding="utf-8")
@@ -528,10 +581,10 @@ def train(run: Run, training: np.ndarray, validation: np.ndarray, vocabulary: st
             started = time.perf_counter()
             starts = run.rng.integers(0, training.size - settings.window, settings.batch)
             x, y = windows(training, starts, settings.window)
-            loss, gradient = loss_and_gradient(rnnkernels, settings.cell, weights, x, y)
+            loss, gradient = loss_and_gradient(rnnkernels, settings, weights, x, y, run.rng)
             if not math.isfinite(loss):
                 sys.exit(f"The loss is {loss} after {run.step} steps: try a lower --learning-rate.")
-            clip(gradient, GRADIENT_NORM_LIMIT)
+            rnnkernels.clip_gradients({"all": gradient}, GRADIENT_NORM_LIMIT)
             learning_rate = run.learning_rate
             run.step += 1
             run.adam.update(run.weights, gradient, run.step, learning_rate)
@@ -564,7 +617,7 @@ def compare_speed(run: Run, training: np.ndarray, n_words: int, rounds: int = 7)
     def seconds(layers: ModuleType, num_threads: int) -> float:
         rnnkernels.set_num_threads(num_threads)
         started = time.perf_counter()
-        loss_and_gradient(layers, settings.cell, weights, x, y)
+        loss_and_gradient(layers, settings, weights, x, y)
         return time.perf_counter() - started
 
     all_threads = rnnkernels.get_num_threads()
@@ -600,6 +653,8 @@ def main(arguments: list[str] | None = None) -> int:
     resumed = resume(checkpoint, given) if args.resume else None
     settings = resumed.settings if resumed else Settings(**given)
 
+    if settings.dropout > 0 and settings.layers == 1:
+        sys.exit("--dropout acts between layers: take two or more, --layers 2.")
     text = read_text(settings)
     digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     vocabulary = choose_vocabulary(text, settings.vocabulary)
@@ -627,14 +682,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"{settings.text or 'Standard library of Python ' + sys.version.split()[0]}: {data.size:,} characters, "
         f"{len(vocabulary)} different ones.\n{settings.cell.upper()}, {settings.dtype}: D = {settings.embedding}, "
-        f"H = {settings.hidden}, {run.weights.size:,} weights; minibatches of {settings.batch} windows of "
-        f"{settings.window} characters."
+        f"H = {settings.hidden}, layers: {settings.layers}, {run.weights.size:,} weights; minibatches of "
+        f"{settings.batch} windows of {settings.window} characters."
     )
     if run.step:
         print(f"Resumed after {run.step} steps, {run.seconds:.0f} s.")
     started = time.perf_counter()
     x, y = windows(training, np.zeros(settings.batch, dtype=int), settings.window)
-    loss_and_gradient(rnnkernels, settings.cell, split(run.weights, weight_shapes(settings, len(vocabulary))), x, y)
+    loss_and_gradient(rnnkernels, settings, split(run.weights, weight_shapes(settings, len(vocabulary))), x, y)
     print(f"First call, compilation included: {time.perf_counter() - started:.1f} s.", flush=True)
 
     stopped = train(run, training, validation, vocabulary, args)

@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import train_char_lm
 
 SMALL = ["--embedding", "4", "--hidden", "6", "--batch", "3", "--window", "5", "--sample-chars", "20"]
-NEEDS_GRU = pytest.mark.skipif(not hasattr(rnnkernels, "gru_forward"), reason="this build has no GRU")
 TEXT = "def f(x):\n    return x\n" * 100
 
 
@@ -49,10 +48,15 @@ def stop_at_step(monkeypatch, step, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("cell", "dtype"), [("lstm", "float32"), ("rnn", "float64"), pytest.param("gru", "float64", marks=NEEDS_GRU)]
+    ("cell", "dtype", "more"),
+    [
+        ("lstm", "float32", ()),
+        ("rnn", "float64", ()),
+        ("gru", "float64", ("--layers", "2", "--dropout", "0.2")),
+    ],
 )
-def test_training__stopped_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch, cell, dtype, number):
-    options = "--steps", "7", "--cell", cell, "--dtype", dtype
+def test_training__stopped_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch, cell, dtype, more, number):
+    options = "--steps", "7", "--cell", cell, "--dtype", dtype, *more
     assert run(*options, out="whole") == 0
     with monkeypatch.context() as patch:
         stop_at_step(patch, 3, number)
@@ -79,10 +83,13 @@ def test_training__learns_a_regular_text(run, tmp_path, capsys):
     assert "ratio" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn", pytest.param("gru", marks=NEEDS_GRU)])
-def test_gradient__is_that_of_the_loss(cell):
+@pytest.mark.parametrize("functions", [rnnkernels, reference], ids=["rnnkernels", "reference"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "rnn", "gru"])
+def test_gradient__is_that_of_the_loss(cell, layers, functions):
     rng = np.random.default_rng(0)
-    settings = train_char_lm.Settings(cell=cell, dtype="float64", embedding=3, hidden=4)
+    dropout = 0.3 if layers > 1 and functions is rnnkernels else 0.0
+    settings = train_char_lm.Settings(cell=cell, layers=layers, dropout=dropout, dtype="float64", embedding=3, hidden=4)
     shapes = train_char_lm.weight_shapes(settings, 5)
     flat = train_char_lm.initial_weights(settings, 5, rng)
     flat += 0.1 * rng.standard_normal(flat.size)
@@ -91,20 +98,51 @@ def test_gradient__is_that_of_the_loss(cell):
 
     def loss_and_gradient(move):
         weights = train_char_lm.split(flat + move * direction, shapes)
-        return train_char_lm.loss_and_gradient(reference, cell, weights, x, y)
+        drops = np.random.default_rng(4) if dropout else None
+        return train_char_lm.loss_and_gradient(functions, settings, weights, x, y, drops)
 
     _, gradient = loss_and_gradient(0)
     slope = (loss_and_gradient(1e-5)[0] - loss_and_gradient(-1e-5)[0]) / 2e-5
     assert gradient @ direction == pytest.approx(slope, rel=1e-7)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "rnn", "gru"])
+def test_model__of_the_functions_is_that_of_the_layers(cell):
+    rng = np.random.default_rng(0)
+    settings = train_char_lm.Settings(cell=cell, layers=3, dropout=0.5, dtype="float64", embedding=3, hidden=4)
+    flat = train_char_lm.initial_weights(settings, 5, rng)
+    weights = train_char_lm.split(flat, train_char_lm.weight_shapes(settings, 5))
+    x, y = rng.integers(5, size=(2, 2, 6))
+    ours, plain = (train_char_lm.loss_and_gradient(m, settings, weights, x, y) for m in (rnnkernels, reference))
+    assert ours[0] == pytest.approx(plain[0], rel=1e-12)
+    np.testing.assert_allclose(ours[1], plain[1], rtol=1e-9, atol=1e-13)
+
+
+def test_sample__is_what_the_model_makes_most_likely():
+    settings = train_char_lm.Settings(cell="gru", layers=2, embedding=3, hidden=4)
+    flat = train_char_lm.initial_weights(settings, 5, np.random.default_rng(0))
+    weights = train_char_lm.split(flat, train_char_lm.weight_shapes(settings, 5))
+    written = train_char_lm.write_sample(settings, weights, "abcd?", "ab", 6, 1e-6, 0)
+    x = train_char_lm.encode(written, "abcd?")[np.newaxis]
+    recurrent = train_char_lm.recurrent_layers(reference, settings, weights)
+    out, _ = train_char_lm.scores(reference, recurrent, weights, x, None)
+    assert written[:2] == "ab"
+    np.testing.assert_array_equal(out[0, 1:-1].argmax(axis=1), x[0, 2:])
+
+
+def test_dropout__without_layers_to_act_between_ends_before_it_begins(run):
+    with pytest.raises(SystemExit, match="--dropout acts between layers"):
+        run("--dropout", "0.2")
+
+
 def test_weights__open_the_gates_that_keep_the_state():
     for cell, places in (("lstm", slice(6, 12)), ("gru", slice(6, 12)), ("rnn", slice(0, 0))):
-        settings = train_char_lm.Settings(cell=cell, embedding=3, hidden=6)
+        settings = train_char_lm.Settings(cell=cell, layers=2, embedding=3, hidden=6)
         weights = train_char_lm.initial_weights(settings, 5, np.random.default_rng(0))
-        b = train_char_lm.split(weights, train_char_lm.weight_shapes(settings, 5))["b"]
-        assert (b[places] == 1).all()
-        assert b.sum() == b[places].sum()
+        named = train_char_lm.split(weights, train_char_lm.weight_shapes(settings, 5))
+        for b in (named["b_l0"], named["b_l1"]):
+            assert (b[places] == 1).all()
+            assert b.sum() == b[places].sum()
 
 
 def test_training__keeps_the_checkpoint_before(run, tmp_path):

@@ -1,0 +1,82 @@
+"""One layer in one direction, on packed weights: all passes and steps of layers and stacks go through here."""
+
+from typing import Any
+
+import numpy as np
+
+from rnnkernels import _recurrent
+from rnnkernels._checks import check_given_float
+from rnnkernels._packed import PackedWeights
+from rnnkernels._recurrent import Family
+from rnnkernels._results import ForwardResult, SequenceGradients
+
+
+def forward(
+    family: Family,
+    packed: PackedWeights,
+    x: Any,
+    states: tuple[Any, ...],
+    keep_cache: bool,
+    num_threads: int | None,
+    reverse: bool = False,
+) -> ForwardResult[Any, Any]:
+    """Run over whole sequences, from the last step to the first if `reverse`; `h` then is in the order of `x`, too."""
+    Wx, Wh, *biases = packed.parameters.values()
+    x = in_dtype(x, packed.dtype)
+    result = _recurrent.forward(
+        family, _flip(x) if reverse else x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, packed.forward
+    )
+    if not reverse:
+        return result
+    flipped: ForwardResult[Any, Any] = ForwardResult((_flip(result.h), result.cache))
+    flipped.state = result.state
+    return flipped
+
+
+def backward(
+    family: Family,
+    packed: PackedWeights,
+    dh: Any,
+    cache: Any,
+    dstate: Any,
+    num_threads: int | None,
+    reverse: bool = False,
+) -> SequenceGradients:
+    """Propagate gradients back through whole sequences."""
+    panels = None
+    if isinstance(cache, family.cache) and cache.Wx is packed.parameters["Wx"]:
+        dh = dh if dh is None else in_dtype(dh, packed.dtype, "dh")
+        panels = packed.backward
+    if not reverse:
+        return _recurrent.backward(family, dh, cache, dstate, num_threads, panels)
+    result = _recurrent.backward(family, dh if dh is None else _flip(dh), cache, dstate, num_threads, panels)
+    flipped = SequenceGradients((_flip(result[0]), *result[1:]))
+    vars(flipped).update(vars(result))
+    return flipped
+
+
+def step(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...]) -> list[Any]:
+    """Advance by one step; returns the next states."""
+    Wx, Wh, *biases = packed.parameters.values()
+    x = in_dtype(x, packed.dtype)
+    *following, _ = _recurrent.step_forward(family, x, states, Wx, Wh, tuple(biases), False, 1, packed.forward)
+    return following
+
+
+def named_gradients(family: Family, result: SequenceGradients) -> dict[str, np.ndarray]:
+    """Gradients of the parameters, by the names of these."""
+    _, _, dWx, dWh, db = result
+    others, biases = vars(result), family.cell.biases
+    return {"Wx": dWx, "Wh": dWh, biases[0]: db, **{name: others[f"d{name}"] for name in biases[1:]}}
+
+
+def in_dtype(x: Any, dtype: np.dtype, name: str = "x") -> Any:
+    """An argument in the dtype of a layer."""
+    if type(x) is np.ndarray and x.dtype is dtype:
+        return x
+    return check_given_float(name, x).astype(dtype, copy=False)
+
+
+def _flip(array: np.ndarray) -> np.ndarray:
+    """The same steps, from the last to the first."""
+    return array[:, ::-1]
