@@ -740,4 +740,38 @@ def refuse_without_compiler() -> NoReturn:
     )
 
 
+def check_affine(x: Any, w: Any, b: Any) -> list[np.ndarray]:
+    """Check the arguments of an affine layer over sequences; returns them as `check_given_floats` does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a dtype or a shape does not fit.
+    """
+    arrays = x, w, b = check_given_floats("x w b", x, w, b)
+    if x.ndim != 3 or b.ndim != 1:
+        check_axes("x", x, "(N, T, D)")
+        check_axes("b", b, "(M,)")
+    shape = x.shape[2], b.shape[0]
+    if w.shape != shape:
+        check_shape("w", w, "(D, M)", shape, "`x` and `b`")
+    return arrays
+
+
+def check_labels(y: Any, mask: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and the weights of their steps, (N, T) = `shape`; raises as `check_indices` and `check_mask`.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit.
+    """
+    mask = check_mask("mask", mask)
+    y = check_indices("y", y, mask)
+    if y.shape != shape or mask.shape != shape:
+        check_shape("y", y, "(N, T)", shape, "`x`")
+        check_shape("mask", mask, "(N, T)", shape, "`x`")
+    return y, mask
+
+
 jit.refuse = refuse_without_compiler
