@@ -69,7 +69,7 @@ parts, so that it depends on this number, but not on the threads."""
 
 FUSED_BLOCK_ROWS, FUSED_PART_ROWS = 256, 64
 """Rows of scores that the affine layer fused with the loss holds at a time, a multiple of SUM_DEPTH; and most rows of a
-part of their input gradient."""
+part of their input gradient. Not tuned."""
 
 EMBEDDING_PART_ROWS = 256
 """Rows of an embedding that a thread copies at a time; not tuned, since copies are short."""

@@ -212,7 +212,7 @@ def temporal_affine_softmax_loss(
         What the sum over all steps is divided by: "batchmean" by N, "mean" by the sum of `mask`, which is the number of
         steps that count if it is boolean, "sum" by 1. So is a sum by "mean" where that of `mask` is 0.
     gradients : bool, default True
-        Whether to compute gradients; without them a call takes about a third of the time.
+        Whether to compute gradients; a call without them has a third of the operations.
     num_threads : int, optional
         Threads that the call may use, instead of `get_num_threads`. The result does not depend on it.
 
@@ -301,12 +301,8 @@ def _run_blocks(
         dw.fill(0)
         db.fill(0)
         return
-    block, width, columns, lanes = (
-        min(FUSED_BLOCK_ROWS, K),
-        panel_columns(1, dtype),
-        panel_columns(V, dtype),
-        lanes_of(dtype),
-    )
+    block, lanes = min(FUSED_BLOCK_ROWS, K), lanes_of(dtype)
+    width, columns = panel_columns(1, dtype), panel_columns(V, dtype)
     group = layout.PANELS_AT_ONCE * width
     groups = -(-columns // group)
     threads = threads_for((6 if wanted else 2) * K * D * V, max(groups, block // lanes), num_threads)
