@@ -16,7 +16,7 @@ from rnnkernels.embedding import WordEmbeddingCache, word_embedding_backward, wo
 from rnnkernels.gradients import clip_gradients
 from rnnkernels.gru import GRUCache, GRUResetBeforeCache, gru_backward, gru_forward, gru_step_backward, gru_step_forward
 from rnnkernels.layers import GRU, LSTM, RNN
-from rnnkernels.loss import temporal_softmax_loss
+from rnnkernels.loss import temporal_affine_softmax_loss, temporal_softmax_loss
 from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from rnnkernels.rnn import RNNCache, RNNReluCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from rnnkernels.stacks import StackCache, StackStream
@@ -67,6 +67,7 @@ __all__ = [
     "sigmoid",
     "temporal_affine_backward",
     "temporal_affine_forward",
+    "temporal_affine_softmax_loss",
     "temporal_softmax_loss",
     "word_embedding_backward",
     "word_embedding_forward",

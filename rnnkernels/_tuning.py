@@ -67,6 +67,10 @@ LOSS_BLOCK_ROWS = 16
 """Rows of scores that a thread takes at a time: 10.9, 8.1 and 7.9 ms with 4, 16 and 64. The loss adds the sums of these
 parts, so that it depends on this number, but not on the threads."""
 
+FUSED_BLOCK_ROWS, FUSED_PART_ROWS = 256, 64
+"""Rows of scores that the affine layer fused with the loss holds at a time, a multiple of SUM_DEPTH; and most rows of a
+part of their input gradient. Not tuned."""
+
 EMBEDDING_PART_ROWS = 256
 """Rows of an embedding that a thread copies at a time; not tuned, since copies are short."""
 

@@ -7,10 +7,9 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from rnnkernels._checks import (
-    check_axes,
+    check_affine,
     check_cache,
     check_cache_array,
-    check_given_floats,
     check_given_gradient,
     check_shape,
     for_kernels,
@@ -108,16 +107,11 @@ def temporal_affine_forward(
     >>> out
     array([[[1.5, 2.5, 3.5]]])
     """
-    x, w, b = check_given_floats("x w b", x, w, b)
-    if x.ndim != 3 or b.ndim != 1:
-        check_axes("x", x, "(N, T, D)")
-        check_axes("b", b, "(M,)")
+    x, w, b = check_affine(x, w, b)
     (N, T, D), (M,) = x.shape, b.shape
-    if w.shape != (D, M):
-        check_shape("w", w, "(D, M)", (D, M), "`x` and `b`")
     out = empty((N, T, M), x.dtype)
     rows, results = x.reshape(N * T, D), out.reshape(N * T, M)
-    if _is_small(N * T, 2 * D * M, num_threads):
+    if is_small(N * T, 2 * D * M, num_threads):
         kernels.FORWARD_ALONE[x.dtype](rows, w, b, results, thread_scratch(x.dtype))
     else:
         start = aligned_empty((1, panel_columns(M, x.dtype)), x.dtype)
@@ -126,7 +120,7 @@ def temporal_affine_forward(
     return out, TemporalAffineCache(x, w) if keep_cache else None
 
 
-def _is_small(rows: int, flops_each: int, num_threads: int | None) -> bool:
+def is_small(rows: int, flops_each: int, num_threads: int | None) -> bool:
     """Whether a call is for one thread, and has so few rows or so little work that packing does not pay."""
     flops = rows * flops_each
     return (rows <= FEW_ROWS or flops < SMALL_FLOPS) and is_for_one(flops, num_threads)
@@ -205,7 +199,7 @@ def temporal_affine_backward(
         x, w = x.astype(dtype, copy=False), w.astype(dtype, copy=False)
 
     dx, dw, db = empty((N, T, D), dtype), empty((D, M), dtype), empty((M,), dtype)
-    if _is_small(N * T, 4 * D * M, num_threads):
+    if is_small(N * T, 4 * D * M, num_threads):
         kernels.BACKWARD_ALONE[dtype](x, w, dout, dx.reshape(N * T, D), dw, db, thread_scratch(dtype))
         return dx, dw, db
 

@@ -370,6 +370,9 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
         return {"N": N, "T": T, "D": D, "M": M}, 2 * passes * N * T * D * M
     if layer == "word_embedding":
         return dict(zip("NTVD", (*shapes["x"], *shapes["W"]), strict=True)), 0
+    if record.name == "temporal_affine_softmax_loss":
+        (N, T, D), V = shapes["x"], shapes["w"][1]
+        return {"N": N, "T": T, "D": D, "V": V}, 2 * (3 if record.results else 1) * N * T * D * V
     if record.name == "temporal_softmax_loss":
         return dict(zip("NTV", shapes["x"], strict=True)), 0
     return {"size": int(np.prod(shapes["x"]))}, 0

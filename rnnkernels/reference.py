@@ -44,6 +44,7 @@ __all__ = [
     "sigmoid",
     "temporal_affine_backward",
     "temporal_affine_forward",
+    "temporal_affine_softmax_loss",
     "temporal_softmax_loss",
     "word_embedding_backward",
     "word_embedding_forward",
@@ -787,7 +788,7 @@ def temporal_affine_backward(dout: np.ndarray, cache: Cache) -> tuple[np.ndarray
 
 
 def temporal_softmax_loss(
-    x: np.ndarray, y: np.ndarray, mask: np.ndarray, verbose: bool = False
+    x: np.ndarray, y: np.ndarray, mask: np.ndarray, verbose: bool = False, *, reduction: str = "batchmean"
 ) -> tuple[np.floating, np.ndarray]:
     """Compute the masked cross-entropy of softmax(x) against the words y, and its gradient.
 
@@ -801,11 +802,13 @@ def temporal_softmax_loss(
         Weight of every step; a step of weight 0 does not count, whatever its scores are.
     verbose : bool
         Print the shape of `dx` as a table of N * T rows.
+    reduction : {"batchmean", "mean", "sum"}
+        What the sum over the steps is divided by: N, the sum of `mask`, or 1; by 1 too if that is 0.
 
     Returns
     -------
     loss : scalar
-        Summed over the steps, averaged over the N sequences; 0 if there are none.
+        Summed over the steps, by default averaged over the N sequences; 0 if there are none.
     dx : ndarray of shape (N, T, V)
         Its gradient.
 
@@ -819,13 +822,12 @@ def temporal_softmax_loss(
     With m the greatest score of a step, which keeps exp from overflowing::
 
         log_p[v] = x[v] - m - log(sum over u of exp(x[u] - m))
-        loss     = sum over n, t of -mask * log_p[y] / N
-        dx[v]    = (exp(log_p[v]) - (1 if v == y else 0)) * mask / N
+        loss     = sum over n, t of -mask * log_p[y] / divisor
+        dx[v]    = (exp(log_p[v]) - (1 if v == y else 0)) * mask / divisor
     """
-    N = max(x.shape[0], 1)
     counts = mask != 0
     scores, words = x[counts], y[counts]  # (K, V) and (K,), of the K steps that count
-    weight = mask[counts].astype(x.dtype) / N
+    weight = mask[counts].astype(x.dtype) / _divisor(reduction, mask, x.dtype)
     right = np.arange(words.size), words
 
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -840,6 +842,50 @@ def temporal_softmax_loss(
     if verbose:
         print("dx_flat: ", _rows(dx).shape)
     return loss, dx
+
+
+def _divisor(reduction: str, mask: np.ndarray, dtype: np.dtype) -> Any:
+    """What a loss is divided by."""
+    divisors = {"batchmean": len(mask), "mean": mask.sum(dtype=dtype), "sum": 1}
+    return divisors[reduction] or 1
+
+
+def temporal_affine_softmax_loss(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray, y: np.ndarray, mask: np.ndarray, *, reduction: str = "batchmean"
+) -> tuple[np.floating, np.ndarray, np.ndarray, np.ndarray]:
+    """Compute the masked cross-entropy of softmax(x @ w + b) against the words y, and its gradients.
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, T, D)
+        Input vectors; not read where `mask` is 0.
+    w : ndarray of shape (D, V)
+        Weights.
+    b : ndarray of shape (V,)
+        Bias.
+    y, mask, reduction
+        As in `temporal_softmax_loss`.
+
+    Returns
+    -------
+    loss : scalar
+    dx : ndarray of shape (N, T, D)
+    dw : ndarray of shape (D, V)
+    db : ndarray of shape (V,)
+        Its gradients.
+
+    Notes
+    -----
+    The steps that count are one sequence of an affine layer, whose loss is then divided.
+    """
+    counts = mask != 0
+    scores, cache = temporal_affine_forward(x[counts][None], w, b)
+    loss, dscores = temporal_softmax_loss(scores, y[counts][None], mask[counts][None], reduction="sum")
+    divisor = _divisor(reduction, mask, x.dtype)
+    dx = np.zeros_like(x)
+    drows, dw, db = temporal_affine_backward(dscores / divisor, cache)
+    dx[counts] = drows[0]
+    return loss / divisor, dx, dw, db
 
 
 def _rows(x: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ CONTRACT = {
     "temporal_affine_forward": "x w b",
     "temporal_affine_backward": "dout cache",
     "temporal_softmax_loss": "x y mask verbose",
+    "temporal_affine_softmax_loss": "x w b y mask",
 }
 
 
@@ -127,6 +128,9 @@ def test_kernels__compile_once_per_dtype():
                 scores, cache = rnnkernels.temporal_affine_forward(h, args[3], args[4])
                 _, dscores = rnnkernels.temporal_softmax_loss(scores, np.zeros((N, T), int), np.ones((N, T)))
                 rnnkernels.temporal_affine_backward(dscores, cache)
+                labels = np.zeros((N, T), int), np.ones((N, T))
+                rnnkernels.temporal_affine_softmax_loss(h, args[3], args[4], *labels)
+                rnnkernels.temporal_affine_softmax_loss(h, args[3], args[4], *labels, gradients=False)
                 words = np.zeros((N, T), int)
                 embedded, cache = rnnkernels.word_embedding_forward(words, args[2])
                 rnnkernels.word_embedding_backward(embedded, cache)

@@ -165,6 +165,7 @@ for call in (
     lambda: rnnkernels.word_embedding_forward(words, table),
     lambda: rnnkernels.temporal_affine_forward(x, np.ones((4, 3)), np.ones(3)),
     lambda: rnnkernels.temporal_softmax_loss(x, words, words == 0),
+    lambda: rnnkernels.temporal_affine_softmax_loss(x, np.ones((4, 3)), np.ones(3), words, words == 0),
     lambda: rnnkernels.rnn_forward(x, np.zeros((1, 4)), np.ones((4, 4)), np.ones((4, 4)), np.ones(4)),
     lambda: rnnkernels.RNNStream(np.ones((4, 4)), np.ones((4, 4)), np.ones(4)),
     lambda: rnnkernels.roofline.fma_peak(),
@@ -174,7 +175,7 @@ for call in (
     except RuntimeError as error:
         print("reference" if "NUMBA_DISABLE_JIT" in str(error) and "reference" in str(error) else error)
 """
-    assert run(copy_of_package, code, NUMBA_DISABLE_JIT="1") == ["0.5", *["reference"] * 7]
+    assert run(copy_of_package, code, NUMBA_DISABLE_JIT="1") == ["0.5", *["reference"] * 8]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -98,6 +98,9 @@ def test_profile__sees_every_public_function(rng):
         rnnkernels.temporal_affine_backward(out, cache)
         rnnkernels.temporal_softmax_loss(out, words, np.ones((2, 2)))
         rnnkernels.sigmoid([1.0, 2.0])
+        affine = rng.standard_normal((2, 2, 5)), rng.standard_normal((5, 3)), np.zeros(3), words, np.ones((2, 2))
+        rnnkernels.temporal_affine_softmax_loss(*affine)
+        rnnkernels.temporal_affine_softmax_loss(*affine, gradients=False)
     step = {"N": 2, "T": 1, "D": 3, "H": 4}
     assert [(call.name, call.sizes) for call in profile.calls] == [
         ("lstm_step_forward", step),
@@ -110,8 +113,10 @@ def test_profile__sees_every_public_function(rng):
         ("temporal_affine_backward", {"N": 2, "T": 2, "D": 5, "M": 3}),
         ("temporal_softmax_loss", {"N": 2, "T": 2, "V": 3}),
         ("sigmoid", {"size": 2}),
+        *[("temporal_affine_softmax_loss", {"N": 2, "T": 2, "D": 5, "V": 3})] * 2,
     ]
     assert [call.flops for call in profile.calls[6:8]] == [120, 240]
+    assert [call.flops for call in profile.calls[-2:]] == [360, 120]
     for call in profile.calls:
         assert call.seconds > 0
         assert call.name in profile.table()

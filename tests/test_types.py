@@ -71,6 +71,8 @@ def others(x: Any, keep: bool) -> None:
     assert_type(rk.temporal_affine_forward(x, x, x)[1], TemporalAffineCache)
     assert_type(rk.temporal_affine_forward(x, x, x, keep_cache=False)[1], None)
     assert_type(rk.temporal_affine_forward(x, x, x, keep_cache=keep)[1], TemporalAffineCache | None)
+    assert_type(rk.temporal_affine_softmax_loss(x, x, x, x, x)[2], np.ndarray)
+    assert_type(rk.temporal_affine_softmax_loss(x, x, x, x, x, gradients=False)[2], None)
     assert_type(rk.word_embedding_forward(x, x)[1], WordEmbeddingCache)
     assert_type(rk.word_embedding_forward(x, x, keep_cache=False)[1], None)
     assert_type(rk.word_embedding_forward(x, x, keep_cache=keep)[1], WordEmbeddingCache | None)

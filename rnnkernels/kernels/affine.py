@@ -80,17 +80,17 @@ def affine_backward_alone(x, w, dout, dx, dw, db, scratch):
     The sums over rows go from the last row to the first.
     """
     rows, inputs, columns = x.shape[0], x.shape[1], dout.shape[1]
-    input_gradient(w, dout, dx, scratch)
+    input_gradient(w, dout, rows, dx, scratch)
     last = (rows - 1) * inputs
     multiply_natural(x, last, 1, -inputs, inputs, dout, (rows - 1) * columns, -columns, rows, columns,
                      db, -1, dw, scratch)  # fmt: skip
-    sum_rows(dout, db)
+    sum_rows(dout, rows, db)
 
 
 @inlined
-def input_gradient(w, dout, dx, scratch):
-    """Product dx = dout @ w.T, a block of w.T at a time."""
-    rows, inputs, columns = dx.shape[0], dx.shape[1], dout.shape[1]
+def input_gradient(w, dout, rows, dx, scratch):
+    """Product dx = dout @ w.T of so many rows, a block of w.T at a time."""
+    inputs, columns = w.shape
     step, group = lanes(dx), columns_at_once(dx, rows)
     zeros = SUM_DEPTH * group
     fill_row(scratch, zeros, group, 0.0)
@@ -115,9 +115,9 @@ def input_gradient(w, dout, dx, scratch):
 
 
 @inlined
-def sum_rows(rows, total):
-    """Sum of all rows, from the last to the first in parts of SUM_DEPTH; overwrites `total`."""
-    count, columns = rows.shape
+def sum_rows(rows, count, total):
+    """Sum of so many rows, from the last to the first in parts of SUM_DEPTH; overwrites `total`."""
+    columns = rows.shape[1]
     step = lanes(rows)
     for column in range(0, columns, step):
         left = columns - column
