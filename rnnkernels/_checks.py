@@ -741,9 +741,6 @@ def refuse_without_compiler() -> NoReturn:
     )
 
 
-jit.refuse = refuse_without_compiler
-
-
 CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "torch": {"mode": ("LSTM", "GRU", "RNN_TANH"), "nonlinearity": ("tanh",), "proj_size": (0,)},
     "keras": {
@@ -960,17 +957,21 @@ def check_whole_sequences(owner: str, lengths: np.ndarray, T: int) -> None:
         )
 
 
-def import_extra(package: str, extra: str, purpose: str) -> Any:
-    """Import a package that only some functions need.
+def import_extra(module: str, extra: str) -> Any:
+    """Import a module that not every installation has.
 
     Raises
     ------
-    ImportError
-        If it is not installed; the message names the extra.
+    ModuleNotFoundError
+        If it is not there; the message names the extra.
     """
     try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"{purpose} needs the package {package.split('.')[0]}: pip install 'rnnkernels[{extra}]'."
-        ) from error
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'this needs {error.name}, which is not installed: python -m pip install "rnnkernels[{extra}]"',
+            name=error.name,
+        ) from None
+
+
+jit.refuse = refuse_without_compiler

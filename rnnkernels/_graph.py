@@ -67,10 +67,10 @@ def read(source: Any) -> Graph:
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         If the package onnx is not installed.
     """
-    onnx = import_extra("onnx", "onnx", "reading an ONNX model")
+    onnx = import_extra("onnx", "onnx")
     model = source if hasattr(source, "graph") else onnx.load(source)
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

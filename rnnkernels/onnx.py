@@ -138,7 +138,7 @@ def load(source: Any) -> Model:
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         If the package onnx is not installed, which is the extra `onnx`.
     ValueError
         If the model has nodes that cannot run here; the message names them.

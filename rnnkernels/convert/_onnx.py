@@ -169,7 +169,7 @@ def from_onnx(source: Any, node: str | int | None = None) -> Layer:
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         If the package onnx is not installed, which is the extra `onnx`.
     TypeError, ValueError
         If there is no such node, its weights are not constant, or it has what no cell here has: peepholes, clipping,

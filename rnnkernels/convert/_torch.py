@@ -200,7 +200,7 @@ def from_safetensors(path: Any, *, prefix: str = "") -> Layer:
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         If the package safetensors is not installed, which is the extra `safetensors`.
     ValueError
         As `from_torch_state`.
@@ -210,7 +210,7 @@ def from_safetensors(path: Any, *, prefix: str = "") -> Layer:
     >>> from rnnkernels import convert
     >>> layer = convert.from_safetensors("model.safetensors", prefix="lstm.")  # doctest: +SKIP
     """
-    safetensors = import_extra("safetensors", "safetensors", "reading a safetensors file")
+    safetensors = import_extra("safetensors", "safetensors")
     with safetensors.safe_open(path, framework="numpy") as file:
         names = list(file.keys())
         mine = {name for name in names if name.startswith(prefix) and NAME.fullmatch(name.removeprefix(prefix))}
