@@ -883,7 +883,7 @@ def check_reset_after(owner: str, reset_after: bool) -> None:
 
 
 def check_array(name: str, value: Any, axes: int | tuple[int, ...]) -> np.ndarray:
-    """Return weights from elsewhere as a new array: a tensor, an array, or a list, also of half precision.
+    """Return weights from elsewhere as an array: a tensor, an array, or a list, also of half precision.
 
     Raises
     ------
@@ -894,8 +894,8 @@ def check_array(name: str, value: Any, axes: int | tuple[int, ...]) -> np.ndarra
     """
     if hasattr(value, "detach"):  # a tensor of PyTorch
         value = value.detach().cpu()
-        value = value.float() if value.element_size() < 4 else value
-    array = np.array(value)
+        value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
+    array = np.asarray(value)
     if array.dtype.name in ("float16", "bfloat16"):
         array = array.astype(FLOAT32)
     if array.dtype not in (FLOAT32, FLOAT64):
