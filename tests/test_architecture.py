@@ -21,12 +21,12 @@ from rnnkernels.kernels.cell import cells
 PACKAGE = Path(rnnkernels.__file__).parent
 ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-FUNCTIONS = {
-    name: function
+FUNCTIONS = {"onnx.load": rnnkernels.onnx.load} | {
+    name: getattr(module, name)
     for module in (rnnkernels, convert)
     for name in module.__all__
-    if inspect.isfunction(function := getattr(module, name))
-} | {"onnx.load": rnnkernels.onnx.load}
+    if inspect.isfunction(getattr(module, name))
+}
 CONTRACT = {
     "rnn_step_forward": "x prev_h Wx Wh b",
     "rnn_step_backward": "dnext_h cache",
