@@ -5,7 +5,7 @@ batch-major; sizes are N sequences, T steps, D inputs, H hidden units, V words a
 lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g, those of a GRU in the order r, z, n.
 """
 
-from rnnkernels import profiling, reference, roofline
+from rnnkernels import convert, onnx, profiling, reference, roofline
 from rnnkernels._compile import compile_all
 from rnnkernels._explain import Explanation, explain
 from rnnkernels._results import GRUState, LSTMState, RNNState
@@ -46,6 +46,7 @@ __all__ = [
     "WordEmbeddingCache",
     "clip_gradients",
     "compile_all",
+    "convert",
     "explain",
     "get_num_threads",
     "gru_backward",
@@ -56,6 +57,7 @@ __all__ = [
     "lstm_forward",
     "lstm_step_backward",
     "lstm_step_forward",
+    "onnx",
     "profiling",
     "reference",
     "rnn_backward",

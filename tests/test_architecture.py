@@ -15,13 +15,18 @@ import pytest
 from helpers import GATES, function, kind
 
 import rnnkernels
-from rnnkernels import kernels, reference
+from rnnkernels import convert, kernels, reference
 from rnnkernels.kernels.cell import cells
 
 PACKAGE = Path(rnnkernels.__file__).parent
 ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-FUNCTIONS = [name for name in rnnkernels.__all__ if inspect.isfunction(getattr(rnnkernels, name))]
+FUNCTIONS = {"onnx.load": rnnkernels.onnx.load} | {
+    name: getattr(module, name)
+    for module in (rnnkernels, convert)
+    for name in module.__all__
+    if inspect.isfunction(getattr(module, name))
+}
 CONTRACT = {
     "rnn_step_forward": "x prev_h Wx Wh b",
     "rnn_step_backward": "dnext_h cache",
@@ -90,12 +95,12 @@ def test_signature__is_the_contract(module, name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_docstring__lists_the_arguments_and_what_comes_of_them(name):
-    function = getattr(rnnkernels, name)
+    function = FUNCTIONS[name]
     doc = inspect.getdoc(function)
     parameters = list(inspect.signature(function).parameters)
     if parameters:
         block = doc.split("Parameters\n----------\n")[1].split("\n\n")[0]
-        documented = re.findall(r"^(\w+(?:, \w+)*) : ", block, flags=re.MULTILINE)
+        documented = re.findall(r"^\*{0,2}(\w+(?:, \w+)*) : ", block, flags=re.MULTILINE)
         assert [argument for entry in documented for argument in entry.split(", ")] == parameters
     if inspect.signature(function).return_annotation is not None:
         assert "Returns\n-------\n" in doc
