@@ -197,11 +197,12 @@ class Recorder:
         self._compiled: list[str] = []
         self._digests: dict[bytes, str] = {}
         self._names: dict[str, str] = {}
+        self._kernels: dict[int, Any] = {}
         self._listen()
 
     def _listen(self) -> None:
         import numba  # not above: what only compares fingerprints does without
-        from numba.core import codegen, event
+        from numba.core import codegen, dispatcher, event
 
         numba.njit("f8(f8[::1])")(lambda a: a[0])  # what the compiler does once, it need not do in each child
         library: Any = codegen.JITCodeLibrary
@@ -219,6 +220,13 @@ class Recorder:
             self._compiled.append(compiled.name)
             finalize(compiled)
 
+        kernel: Any = dispatcher.Dispatcher
+        make = kernel.__init__
+
+        def make_and_note(made: Any, py_func: Any, *arguments: Any, **options: Any) -> None:
+            self._kernels[id(py_func.__code__)] = py_func.__code__
+            make(made, py_func, *arguments, **options)
+
         class Compilation(event.Listener):
             def on_start(_, event: Any) -> None:
                 self._profile(None)  # such a process proves nothing, and the compiler would take twice as long
@@ -227,6 +235,7 @@ class Recorder:
                 pass
 
         library._unserialize, library.finalize = classmethod(_unserialize), finalize_and_tell
+        kernel.__init__ = make_and_note
         event.register("numba:compile", Compilation())
         self._profile(self._see)
 
@@ -237,6 +246,8 @@ class Recorder:
     def _see(self, frame: Any, event: str, _: Any) -> None:
         if event == "call":
             code = frame.f_code
+            if id(code) in self._kernels:  # for profilers, Numba acts as if Python ran them
+                return
             name = self._names.get(code.co_filename)
             if name is None:
                 name = self._names[code.co_filename] = self._sources.name(code.co_filename)

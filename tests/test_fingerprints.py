@@ -124,13 +124,9 @@ def test_fingerprint__changes_with_what_a_call_runs_and_with_nothing_else(tmp_pa
     assert set(a) == {"kernel", "made_up/a.py", "made_up/tools.py", "made_up/kernels/layer.py"}
     assert set(b) == {"made_up/b.py"}
     cases = [
-        ({"layer": ("return x\n", "return x + 1\n")}, set()),
-        ({"layer": ("\n\n@njit", "\n\n# a comment\n\n@njit")}, set()),
-        ({"b": ("2", "3")}, set()),
-        ({"layer": ("x * y", "x - y")}, {"kernel"}),
-        ({"layer": ("3.0", "4.0")}, {"kernel", "made_up/kernels/layer.py"}),
+        ({"layer": ("return x\n\n", "return x + 1\n\n# a comment\n\n"), "b": ("2", "3")}, set()),
+        ({"layer": ("x * y", "x - y"), "tools": ("1.0", "2.0")}, {"kernel", "made_up/tools.py"}),
         ({"layer": ("return 1.0", "return 2.0")}, {"made_up/kernels/layer.py"}),
-        ({"tools": ("1.0", "2.0")}, {"made_up/tools.py"}),
     ]
     for number, (changed, expected) in enumerate(cases, 1):
         other, other_b = fingerprints(tmp_path / str(number), **changed)
