@@ -545,6 +545,7 @@ class Check:
                 for folder, commit in asked.items():
                     if folder not in workers:
                         workers[folder] = stack.enter_context(contextlib.closing(commit.worker(TracedSuite)))
+                        stack.callback(known[folder].save)
                     workers[folder].tell("fingerprint", name)
                 for folder in asked:
                     with contextlib.suppress(WorkerError):  # it has proven nothing, and will fail again when timed
@@ -553,8 +554,6 @@ class Check:
                             known[folder].fingerprints[name] = found
                 sides = (known[commit.folder].fingerprints.get(name) for commit in (self.base, self.head))
                 comparison.compare(*sides)
-            for folder in workers:
-                known[folder].save()
 
     def _pass(self, rounds: int) -> bool:
         """Bring open benchmarks to so many rounds in new processes, then judge; False if the time is used up."""
