@@ -5,14 +5,20 @@
     python scripts/check_regressions.py v0.1.0 main                   main against v0.1.0
     python scripts/check_regressions.py main --bench "lstm.*char-rnn" some of the benchmarks
 
-The benchmarks are the `time_` ones of asv_bench in this checkout, without those of plain NumPy. Each commit has a
-process of its own, and the two are timed in turn, a call or two at a time and in alternating order: what slows the
-machine down for longer than that slows down both. A round gives one ratio, time of HEAD over time of BASE. From the
-ratios of all rounds comes an interval for the ratio proper, by Wilcoxon's signed ranks, which no outlier can move far.
-The intervals are so wide that all of them, however many benchmarks and looks at the data there are, hold together with
-a confidence of 99 %. A benchmark is slower if its whole interval lies above the minimum effect, and not slower if the
-whole interval lies below it; as long as neither is so it gets more rounds, in new processes. What is open in the end
-is shown as open.
+The benchmarks are the `time_` ones of asv_bench in this checkout, without those of plain NumPy.
+
+First it proves what need not be timed. Kernels are compiled deterministically: where the optimised machine code of
+every kernel that a benchmark loads is the same in both commits, and so are the Python files of its path but for
+comments and docstrings, the benchmark has the same code and is not slower. What cannot be proven is timed;
+`scripts/_fingerprints.py` has the details.
+
+Each commit has a process of its own, and the two are timed in turn, a call or two at a time and in alternating order:
+what slows the machine down for longer than that slows down both. A round gives one ratio, time of HEAD over time of
+BASE. Wilcoxon's signed ranks, which no outlier can move far, tell whether the ratio proper lies above the minimum
+effect or below it; of the benchmarks called slower, 2 % are expected to be so falsely (a false discovery rate), however
+many benchmarks and looks at the data there are; `scripts/_verdicts.py` has the details. As long as neither is certain a
+benchmark gets more rounds, in new processes, and those get them first that they are likely to decide. What is open in
+the end is shown as open.
 
 Exit status, the first that holds:
     130  Ctrl-C ended the check; what it had measured by then is shown
@@ -21,7 +27,8 @@ Exit status, the first that holds:
     3    no verdict: the time or the rounds ran out before the share of benchmarks that --decided asks for was decided
     0    nothing is slower
 
-Source trees and machine code of the commits stay in asv_bench/.asv/commits; the folder can be deleted at any time.
+Source trees, machine code and fingerprints stay in asv_bench/.asv/commits, by what the code is: commits that differ in
+comments and docstrings share them. The folder can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -29,12 +36,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import pkgutil
@@ -46,33 +56,31 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 NOTHING_SLOWER, SOMETHING_SLOWER, CANNOT_RUN, NO_VERDICT, INTERRUPTED = 0, 1, 2, 3, 130
 INSTALL = 'python -m pip install -e ".[bench]"'
 
 try:
+    import _verdicts
     import numpy as np
+    from _fingerprints import Fingerprint, Recorder, canonical_source, difference
     from _machine import Worker, WorkerError, available_cpus, describe
+    from _verdicts import EVEN, FASTER, OPEN, SLOWER, Evidence
     from tqdm import tqdm
 
-    if importlib.util.find_spec("numba") is None:  # only the workers import it, when the source is unpacked
-        raise ModuleNotFoundError(name="numba")
+    for needed in ("numba", "scipy"):  # which not all of the processes import
+        if importlib.util.find_spec(needed) is None:
+            raise ModuleNotFoundError(name=needed)
 except ModuleNotFoundError as missing:
     print(f"{missing.name} is not installed for {sys.executable}; {INSTALL} installs it.", file=sys.stderr)
     sys.exit(CANNOT_RUN)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILDS = ROOT / "asv_bench" / ".asv" / "commits"
-
-FALSE_ALARM = 0.01
-"""Probability that any interval of a run misses its true ratio on a given side."""
-
-FIRST_ROUNDS = 20
-"""Rounds before the first look: with fewer, no result can be as improbable as a verdict on many benchmarks demands."""
 
 VISIT_SECONDS = 0.010
 SAMPLE_SECONDS = 0.001
@@ -98,6 +106,16 @@ class Suite:
     def names(self) -> list[str]:
         """Names as asv writes them, without quotes."""
         return list(self._cases)
+
+    def compile_options(self, names: list[str]) -> list[str]:
+        """What `python -m rnnkernels compile` is to compile for benchmarks; nothing if they need no cell."""
+        gates = importlib.import_module("benchmarks.common").GATES
+        text = " ".join(names).lower().replace("char-rnn", "")
+        cells = [cell for cell in gates if cell.partition("_")[0] in text]
+        is_double = {"float64" in self._cases[name][2] for name in names}
+        dtypes = [dtype for dtype, flag in (("float32", False), ("float64", True)) if flag in is_double]
+        options = [("--cell", cell) for cell in cells] + [("--dtype", dtype) for dtype in dtypes]
+        return [word for option in options for word in option] if cells else []
 
     def prepare(self, name: str) -> float | None:
         """Set a benchmark up and compile it; return the seconds of a call, or None if the commit has no such thing."""
@@ -129,6 +147,26 @@ class Suite:
         return seconds
 
 
+class TracedSuite(Suite):
+    """The benchmarks in a worker that tells what they run."""
+
+    def __init__(self, tree: str) -> None:
+        logging.getLogger("rnnkernels").setLevel(logging.ERROR)  # that it compiles is said already
+        self._recorder = Recorder(Path(tree, "rnnkernels"))
+        super().__init__(tree)
+        self._recorder.imported()
+
+    def fingerprint(self, name: str) -> Fingerprint | None:
+        """All code that a benchmark runs; None if that cannot be told, or the commit has no such thing."""
+        benchmark, method, parameters = self._cases[name]
+
+        def call() -> None:
+            benchmark.setup(*parameters)
+            getattr(benchmark, method)(*parameters)
+
+        return self._recorder.fingerprint(call)
+
+
 def _timed_methods(module: Any) -> Iterator[tuple[str, tuple[Any, str], tuple[str, ...]]]:
     """Name, object with method, and parameters, by the rules of asv."""
     benchmark: Any
@@ -148,25 +186,81 @@ class Commit:
     label: str
     tree: str
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """Where its source is unpacked and its machine code kept."""
-        return BUILDS / self.tree[:16]
-
-    def unpack(self) -> None:
-        """Write its package into the folder, unless it is there."""
-        if (self.folder / "rnnkernels").exists():
-            return
+        """Where its package is unpacked and its machine code kept; shared by commits whose code is the same."""
         archive = _git("archive", "--format=tar", self.tree, "rnnkernels")
         with tempfile.TemporaryDirectory(dir=_made(BUILDS)) as scratch:
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(scratch, filter="data")
-            (Path(scratch) / "rnnkernels").rename(_made(self.folder) / "rnnkernels")
+            package = Path(scratch, "rnnkernels")
+            folder = BUILDS / _code_digest(package)
+            if not (folder / "rnnkernels").exists():
+                package.rename(_made(folder) / "rnnkernels")
+        return folder
 
-    def worker(self) -> Worker:
+    def worker(self, suite: type[Suite] = Suite) -> Worker:
         """Start a process with its package."""
-        variables = {"NUMBA_CACHE_DIR": str(self.folder / "numba")}
-        return Worker(Suite, str(self.folder), threads=len(available_cpus()), variables=variables)
+        return Worker(suite, str(self.folder), threads=len(available_cpus()), variables=self._variables)
+
+    def compiler(self, options: list[str], jobs: int) -> subprocess.Popen[bytes]:
+        """Start to compile in several processes; a commit that cannot do so compiles when benchmarks are set up."""
+        command = [sys.executable, "-m", "rnnkernels", "compile", "--jobs", str(jobs), *options]
+        environment = os.environ | self._variables
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        return {"NUMBA_CACHE_DIR": str(self.folder / "numba")}
+
+
+def _code_digest(package: Path) -> str:
+    """Name of the code of a package, apart from comments and docstrings."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.suffix == ".py":
+            with contextlib.suppress(SyntaxError):
+                content = canonical_source(content).encode()
+        digest.update(f"{path.relative_to(package).as_posix()} {len(content)} ".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+class Known:
+    """What earlier runs have found out about the code in a folder, on this machine and with these versions."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._circumstances = folder / "known.json", _circumstances()
+        kept: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+        if kept.get("circumstances") != self._circumstances:
+            kept = {}
+        self.fingerprints: dict[str, Fingerprint] = kept.get("fingerprints", {})
+        self.compiled: list[list[str]] = kept.get("compiled", [])
+        """Options of the compilations that there have been."""
+
+    def save(self) -> None:
+        """Keep it; whoever reads meanwhile sees the old or the new."""
+        kept = {
+            "circumstances": self._circumstances,
+            "fingerprints": self.fingerprints,
+            "compiled": self.compiled,
+        }
+        draft = self._file.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_text(json.dumps(kept), encoding="utf-8")
+        draft.replace(self._file)
+
+
+def _circumstances() -> str:
+    """Digest of all that a fingerprint depends on besides the code of the commit."""
+    sources = [*sorted((ROOT / "asv_bench" / "benchmarks").glob("*.py")), Path(__file__).with_name("_fingerprints.py")]
+    versions = {name: importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")}
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("NUMBA_", "RNNKERNELS_"))}
+    facts = json.dumps([describe(), sys.version, versions, settings], sort_keys=True)
+    return hashlib.sha256(b"\0".join([facts.encode(), *(path.read_bytes() for path in sources)])).hexdigest()
 
 
 def _made(folder: Path) -> Path:
@@ -232,51 +326,20 @@ def require_writable(option: str, path: Path) -> None:
         raise CheckError(f"{option} {path} cannot be written: {error.strerror}; name another file") from None
 
 
-@dataclass(frozen=True)
-class Rule:
-    """When a verdict falls."""
-
-    minimum_effect: float
-    """As a share: 0.05 for 5 %."""
-    rounds: int
-    tests: int = 1
-    """Number of intervals that have to hold together."""
-
-    @property
-    def looks(self) -> tuple[int, ...]:
-        """Numbers of rounds after which intervals are computed."""
-        looks = [min(FIRST_ROUNDS, self.rounds)]
-        while looks[-1] < self.rounds:
-            looks.append(min(2 * looks[-1], self.rounds))
-        return tuple(looks)
-
-    def interval(self, log_ratios: np.ndarray) -> tuple[float, float, float]:
-        """Low end, estimate and high end of the ratio proper.
-
-        The estimate is that of Hodges and Lehmann, the median of the means of all pairs of rounds. The ends are means
-        of pairs too, at the ranks where Wilcoxon's test (in its normal approximation, which is the wider one this far
-        out) rejects what lies beyond. Both rest on the symmetry of the log ratios about the true one, which the pairing
-        brings about: exchange the commits, and the noise is the same.
-        """
-        n = len(log_ratios)
-        first, second = np.triu_indices(n)
-        means = np.sort((log_ratios[first] + log_ratios[second]) / 2)
-        z = -NormalDist().inv_cdf(FALSE_ALARM / (self.tests * len(self.looks)))
-        rank = math.floor(n * (n + 1) / 4 - z * math.sqrt(n * (n + 1) * (2 * n + 1) / 24))
-        low, high = (means[rank], means[-1 - rank]) if rank >= 0 else (-math.inf, math.inf)
-        return math.exp(low), math.exp(np.median(means)), math.exp(high)
-
-
-SLOWER, OPEN, FASTER, EVEN, FAILED, NEW, GONE = "slower", "open", "faster", "not slower", "failed", "new", "gone"
+SAME, FAILED, NEW, GONE = "same code", "failed", "new", "gone"
 VERDICTS = {
     SLOWER: "slower by more than the minimum effect",
     FAILED: "failed",
     OPEN: "open: too noisy, or too close to the minimum effect",
     FASTER: "faster by more than the minimum effect",
     EVEN: "not slower by more than the minimum effect",
+    SAME: "of the same code, which was not timed",
     NEW: "not in BASE",
     GONE: "not in HEAD",
 }
+TIMED = SLOWER, FASTER, EVEN, OPEN
+MOST_DIFFERENCES = 3
+"""Names of kernels and files that a remark has."""
 
 
 @dataclass
@@ -292,10 +355,28 @@ class Comparison:
     head: list[float] = field(default_factory=list)
     """Seconds of a call, the best sample of each round."""
     spent_seconds: float = 0.0
+    setup_seconds: float = 0.0
+    """Time that it took to set up in new processes."""
+    evidence: Evidence = field(default_factory=Evidence)
+    seen: int = 0
+    """Rounds at the last look."""
     interval: tuple[float, float, float] = (0.0, math.nan, math.inf)
+
+    def compare(self, base: Fingerprint | None, head: Fingerprint | None) -> None:
+        """Spare the rounds if both run the same code, or else say what differs."""
+        if base is None or head is None:
+            return
+        different = [name.removeprefix("rnnkernels/") for name in difference(base, head)]
+        if not different:
+            self.verdict = SAME
+            return
+        more = len(different) - MOST_DIFFERENCES
+        names = different[:MOST_DIFFERENCES] + ([f"{more} more"] if more > 0 else [])
+        self.remark = f"[differs: {', '.join(names)}]"
 
     def prepare(self, base: Worker, head: Worker) -> None:
         """Set up and compile in both processes at once."""
+        begin = time.perf_counter()
         for worker in (base, head):
             worker.tell("prepare", self.name)
         seconds: list[float | None] = []
@@ -310,6 +391,7 @@ class Comparison:
             self.verdict = NEW if seconds[0] is None else GONE
         else:
             self.call_seconds = min(second for second in seconds if second is not None)
+        self.setup_seconds = time.perf_counter() - begin
 
     def one_round(self, base: Worker, head: Worker, base_first: bool) -> None:
         """Visit both processes."""
@@ -328,18 +410,17 @@ class Comparison:
         self.head.append(best[head])
         self.spent_seconds += time.perf_counter() - begin
 
-    def judge(self, rule: Rule) -> None:
-        """Draw the conclusion from the rounds so far."""
-        if not self.base or self.verdict == FAILED:
-            return
-        self.interval = low, _, high = rule.interval(np.log(np.array(self.head) / np.array(self.base)))
-        limit = 1 + rule.minimum_effect
-        if low > limit:
-            self.verdict = SLOWER
-        elif high < 1 / limit:
-            self.verdict = FASTER
-        elif high < limit:
-            self.verdict = EVEN
+    def look(self, limit: float) -> None:
+        """Take the rounds since the last look into account."""
+        if self.rounds > self.seen:
+            self.seen = self.rounds
+            self.evidence.look(self.log_ratios, limit)
+            self.interval = _verdicts.interval(self.log_ratios)
+
+    @property
+    def log_ratios(self) -> np.ndarray:
+        """Of all rounds, HEAD over BASE."""
+        return np.log(np.array(self.head) / np.array(self.base))
 
     @property
     def rounds(self) -> int:
@@ -351,9 +432,15 @@ class Comparison:
         """Time that a round takes."""
         return self.spent_seconds / self.rounds if self.rounds else 4 * max(self.call_seconds, VISIT_SECONDS)
 
+    def seconds_to_decide(self, rounds: int, limit: float) -> float:
+        """Time until the verdict, or until it has so many rounds if that is later."""
+        if self.rounds:
+            rounds = max(rounds, math.ceil(_verdicts.rounds_to_decide(self.log_ratios, limit)))
+        return self.setup_seconds + max(rounds - self.rounds, 0) * self.round_seconds
+
     def record(self) -> dict[str, Any]:
         """Everything, as strict JSON can hold it: what is unknown or unbounded is null."""
-        return vars(self) | {"interval": [end if math.isfinite(end) else None for end in self.interval]}
+        return asdict(self) | {"interval": [end if math.isfinite(end) else None for end in self.interval]}
 
     def row(self) -> list[str]:
         """Cells of the tables: verdict, ratio, interval, milliseconds, rounds."""
@@ -375,23 +462,31 @@ class Check:
     base: Commit
     head: Commit
     patterns: list[str]
-    rule: Rule
+    minimum_effect: float
+    """As a share: 0.05 for 5 %."""
+    most_rounds: int
     seconds: float
+    """Limit of the timing."""
     required_percent: float
     """Of the benchmarks in both commits, so many have to be decided."""
+    times_everything: bool = False
     comparisons: list[Comparison] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+    timing_began: float = math.nan
 
     def run(self) -> None:
-        """Measure until every benchmark has its verdict, or the rounds or the time are used up."""
-        for commit in (self.base, self.head):
-            commit.unpack()
-        done = 0
-        for look in self.rule.looks:
-            in_time = self._pass(look - done)
-            if not (in_time and self.open):
+        """Prove, then measure until every benchmark has its verdict, or the rounds or the time are used up."""
+        known = {commit.folder: Known(commit.folder) for commit in (self.base, self.head)}
+        with contextlib.closing(self.head.worker()) as worker:
+            self._choose(worker.ask("names"))
+            options = worker.ask("compile_options", [c.name for c in self.comparisons])
+        self._compile(known, options)
+        if not self.times_everything:
+            self._prove(known)
+        self.timing_began = time.perf_counter()
+        for rounds in _verdicts.looks(self.most_rounds):
+            if not (self.open and self._pass(rounds)):
                 return
-            done = look
 
     @property
     def open(self) -> list[Comparison]:
@@ -399,40 +494,108 @@ class Check:
         return [comparison for comparison in self.comparisons if comparison.verdict == OPEN]
 
     @property
+    def limit(self) -> float:
+        """Ratio from which a benchmark is slower."""
+        return 1 + self.minimum_effect
+
+    @property
     def used_seconds(self) -> float:
         """Time since the start."""
         return time.perf_counter() - self.began
 
-    def _pass(self, rounds: int) -> bool:
-        """Give each open benchmark more rounds in new processes, then judge; False if the time is used up."""
-        with contextlib.ExitStack() as stack:
-            base, head = (stack.enter_context(contextlib.closing(c.worker())) for c in (self.base, self.head))
-            if not self.comparisons:
-                self._choose(base, head)
-            for comparison in self._progress(self.open, "setting up"):
-                comparison.prepare(base, head)
-            needed = rounds * sum(comparison.round_seconds for comparison in self.open)
-            left = self.seconds - self.used_seconds
-            if needed > left:
-                rounds = int(rounds * left / needed)
-            visits = [(number, c) for number in range(rounds) for c in self.open]
-            for index, (number, comparison) in enumerate(self._progress(visits, f"{len(self.open)} benchmarks open")):
-                if self.used_seconds > self.seconds and index % len(self.open) == 0:
-                    break
-                comparison.one_round(base, head, base_first=number % 2 == 0)
-        for comparison in self.open:
-            comparison.judge(self.rule)
-        return needed <= left
+    @property
+    def left_seconds(self) -> float:
+        """Time that is left for timing."""
+        return self.seconds - (time.perf_counter() - self.timing_began)
 
-    def _choose(self, base: Worker, head: Worker) -> None:
-        base.tell("names")
-        names = head.ask("names")
-        base.hear()
+    def _choose(self, names: list[str]) -> None:
         chosen = [name for name in names if any(re.search(pattern, name) for pattern in self.patterns)]
         if not chosen:
             raise CheckError("no benchmark matches")
         self.comparisons = [Comparison(name) for name in chosen]
-        self.rule = replace(self.rule, tests=len(chosen))
+
+    def _compile(self, known: dict[Path, Known], options: list[str]) -> None:
+        """Compile what the benchmarks need and no earlier run has compiled, both commits side by side."""
+        commits = {commit.folder: commit for commit in (self.base, self.head)}
+        cold = [folder for folder in commits if options and options not in known[folder].compiled]
+        if not cold:
+            return
+        labels = " and ".join(commits[folder].label for folder in cold)
+        print(f"compiling {labels}, which can take minutes", file=sys.stderr, flush=True)
+        jobs = max(1, len(available_cpus()) // len(cold))
+        compilers = [commits[folder].compiler(options, jobs) for folder in cold]
+        try:
+            for folder, compiler in zip(cold, compilers, strict=True):
+                compiler.wait()
+                known[folder].compiled.append(options)
+                known[folder].save()
+        finally:
+            for compiler in compilers:
+                compiler.terminate()
+                compiler.wait()
+
+    def _prove(self, known: dict[Path, Known]) -> None:
+        """Find the benchmarks that run the same code in both commits."""
+        with contextlib.ExitStack() as stack:
+            workers: dict[Path, Worker] = {}
+            for comparison in self._progress(self.comparisons, "looking for the same code"):
+                name = comparison.name
+                missing = [c for c in {self.base, self.head} if name not in known[c.folder].fingerprints]
+                asked = {commit.folder: commit for commit in missing}
+                for folder, commit in asked.items():
+                    if folder not in workers:
+                        workers[folder] = stack.enter_context(contextlib.closing(commit.worker(TracedSuite)))
+                        stack.callback(known[folder].save)
+                    workers[folder].tell("fingerprint", name)
+                for folder in asked:
+                    with contextlib.suppress(WorkerError):  # it has proven nothing, and will fail again when timed
+                        found = workers[folder].hear()
+                        if found is not None:
+                            known[folder].fingerprints[name] = found
+                sides = (known[commit.folder].fingerprints.get(name) for commit in (self.base, self.head))
+                comparison.compare(*sides)
+
+    def _pass(self, rounds: int) -> bool:
+        """Bring open benchmarks to so many rounds in new processes, then judge; False if the time is used up."""
+        chosen = self._affordable(rounds)
+        if not chosen:
+            return False
+        with contextlib.ExitStack() as stack:
+            base, head = (stack.enter_context(contextlib.closing(c.worker())) for c in (self.base, self.head))
+            for comparison in self._progress(chosen, "setting up"):
+                comparison.prepare(base, head)
+            visits = [
+                (number, comparison)
+                for number in range(rounds)
+                for comparison in sorted(chosen, key=lambda c: c.call_seconds)
+                if comparison.verdict == OPEN and number >= comparison.rounds
+            ]
+            for number, comparison in self._progress(visits, f"{len(self.open)} benchmarks open"):
+                if self.left_seconds < 0:
+                    break
+                if comparison.verdict == OPEN:
+                    comparison.one_round(base, head, base_first=number % 2 == 0)
+        self.judge()
+        return self.left_seconds > 0
+
+    def _affordable(self, rounds: int) -> list[Comparison]:
+        """Open benchmarks that can be decided in the time left, the cheapest first."""
+        left, chosen = self.left_seconds, []
+        for comparison in sorted(self.open, key=lambda c: c.seconds_to_decide(rounds, self.limit)):
+            left -= comparison.seconds_to_decide(rounds, self.limit)
+            if left < 0:
+                break
+            chosen.append(comparison)
+        return [comparison for comparison in self.comparisons if comparison in chosen]
+
+    def judge(self) -> None:
+        """Draw the conclusions from the rounds so far, on all benchmarks together."""
+        tested = [comparison for comparison in self.comparisons if comparison.verdict in TIMED]
+        for comparison in tested:
+            comparison.look(self.limit)
+        verdicts = _verdicts.judge([comparison.evidence for comparison in tested])
+        for comparison, verdict in zip(tested, verdicts, strict=True):
+            comparison.verdict = verdict
 
     def _progress(self, items: list[Any], what: str) -> Iterator[Any]:
         return iter(tqdm(items, what, leave=False, disable=None, file=sys.stderr))
@@ -449,7 +612,7 @@ class Check:
     @property
     def decided(self) -> int:
         """Number of benchmarks that need no more rounds."""
-        return sum(self.count(verdict) for verdict in (SLOWER, FASTER, EVEN))
+        return sum(self.count(verdict) for verdict in (SLOWER, FASTER, EVEN, SAME))
 
     @property
     def status(self) -> int:
@@ -483,8 +646,9 @@ class Check:
         return [
             f"BASE {self.base.label}",
             f"HEAD {self.head.label}",
-            f"minimum effect {100 * self.rule.minimum_effect:g} %; all intervals of the table together hold with "
-            f"{100 * (1 - FALSE_ALARM):g} % confidence on either side",
+            f"minimum effect {100 * self.minimum_effect:g} %; of the benchmarks called slower, "
+            f"{100 * _verdicts.FALSE_ALARMS:g} % are expected to be so falsely; each interval by itself holds with "
+            f"{100 * _verdicts.INTERVAL:g} % confidence",
             f"{machine['processor']}, {machine['cpus']} CPUs, {machine['system']}, Python {machine['python']}; "
             f"{self.used_seconds:.0f} s",
         ]
@@ -520,11 +684,11 @@ class Check:
     def record(self) -> dict[str, Any]:
         """Everything, for a JSON file."""
         return {
-            "base": vars(self.base),
-            "head": vars(self.head),
+            "base": asdict(self.base),
+            "head": asdict(self.head),
             "machine": describe(),
             "seconds": self.used_seconds,
-            "minimum_effect": self.rule.minimum_effect,
+            "minimum_effect": self.minimum_effect,
             "comparisons": [comparison.record() for comparison in self.sorted()],
         }
 
@@ -554,7 +718,10 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         help="what counts (default: %(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=640, help="most rounds of a benchmark (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1080, help="limit of the whole check (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=270, help="limit of the timing, without compilation (default: %(default)s)"
+    )
+    parser.add_argument("--time-everything", action="store_true", help="time what has the same code, too")
     parser.add_argument(
         "--decided",
         metavar="PERCENT",
@@ -584,15 +751,22 @@ def run(arguments: argparse.Namespace) -> int:
             require_writable(option, path)
     base = find_commit(arguments.base)
     head = find_commit(arguments.head) if arguments.head else working_tree()
-    rule = Rule(arguments.minimum_effect / 100, arguments.rounds)
-    check = Check(base, head, arguments.bench or [""], rule, arguments.seconds, arguments.decided)
+    check = Check(
+        base,
+        head,
+        arguments.bench or [""],
+        arguments.minimum_effect / 100,
+        arguments.rounds,
+        arguments.seconds,
+        arguments.decided,
+        arguments.time_everything,
+    )
     interrupted = False
     try:
         check.run()
     except KeyboardInterrupt:
         interrupted = True
-        for comparison in check.open:
-            comparison.judge(check.rule)
+        check.judge()
     print(check.table())
     if arguments.markdown:
         arguments.markdown.write_text(check.markdown(), encoding="utf-8")

@@ -154,7 +154,7 @@ class Copy:
         report.unlink(missing_ok=True)
         script = str(self.folder / "scripts" / "check_regressions.py")
         command = [sys.executable, script, self.commit, head, "--bench", self.bench, "--seconds", str(seconds)]
-        command += ["--decided", "0"]  # what counts is whether it flags something
+        command += ["--time-everything", "--decided", "0"]  # what counts is whether it flags something
         completed = subprocess.run(
             [*self.prefix, *command, "--json", str(report), *options], capture_output=True, text=True, check=False
         )

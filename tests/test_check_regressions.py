@@ -2,10 +2,12 @@
 
 import ast
 import json
+import math
 import re
 import runpy
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import check_regressions
-from check_regressions import FAILED, NEW, OPEN, ROOT, Commit, Comparison, GitError
+from check_regressions import FAILED, NEW, OPEN, ROOT, SAME, Commit, Comparison, GitError
 
 SCRIPT = ROOT / "scripts" / "check_regressions.py"
 
@@ -34,10 +36,7 @@ def main(monkeypatch):
             if isinstance(outcome, BaseException):
                 raise outcome
             check.comparisons = outcome
-            check.rule = check_regressions.Rule(check.rule.minimum_effect, check.rule.rounds, len(outcome))
-            for comparison in outcome:
-                if comparison.verdict == OPEN:
-                    comparison.judge(check.rule)
+            check.judge()
 
         monkeypatch.setattr(check_regressions.Check, "run", run)
         monkeypatch.setattr(check_regressions, "find_commit", lambda name: Commit(name, "0" * 40))
@@ -50,6 +49,10 @@ def open_ones(number):
     return [Comparison(f"open {i}") for i in range(number)]
 
 
+def same_ones(number):
+    return [Comparison(f"same {i}", SAME) for i in range(number)]
+
+
 @pytest.mark.parametrize(
     ("comparisons", "status"),
     [
@@ -57,6 +60,11 @@ def open_ones(number):
         ([measured(1.0), measured(1.2)], 1),
         ([measured(1.2), Comparison("b", FAILED)], 1),
         ([measured(1.2), *open_ones(99)], 1),
+        ([measured(1.2), *same_ones(99)], 1),
+        (same_ones(9), 0),
+        ([*same_ones(9), *open_ones(1)], 0),
+        ([*same_ones(8), *open_ones(1)], 3),
+        ([*same_ones(1), Comparison("b", FAILED)], 2),
         ([measured(1.0), Comparison("b", FAILED)], 2),
         ([Comparison("b", FAILED), *open_ones(99)], 2),
         ([measured(1.0), Comparison("b", NEW)], 0),
@@ -129,6 +137,77 @@ def test_report__of_an_earlier_run_survives_a_check_that_cannot_run(main, tmp_pa
     assert not new.exists()
 
 
+def test_same_code__is_neither_timed_nor_open():
+    comparison = Comparison("b")
+    comparison.compare({"step": "1", "rnnkernels/lstm.py": "2"}, {"step": "1", "rnnkernels/lstm.py": "2"})
+    assert comparison.verdict == SAME
+
+
+def test_differences__are_named():
+    comparison = Comparison("b")
+    comparison.compare({f"kernel {i}": "1" for i in range(4)}, {"rnnkernels/lstm.py": "2"})
+    assert comparison.verdict == OPEN
+    assert comparison.remark == "[differs: kernel 0, kernel 1, kernel 2, 2 more]"
+
+
+@pytest.mark.parametrize("sides", [(None, None), (None, {}), ({"step": "1"}, None)])
+def test_what_is_not_known__is_timed(sides):
+    comparison = Comparison("b")
+    comparison.compare(*sides)
+    assert comparison.verdict == OPEN
+
+
+def git_repository(folder):
+    """A function that runs Git in a new repository."""
+
+    def git(*words):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+        try:
+            subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+        except FileNotFoundError:
+            pytest.skip("git is not installed")
+
+    git("init", "--quiet")
+    return git
+
+
+def test_folder__is_shared_by_commits_that_differ_in_comments_and_docstrings(tmp_path, monkeypatch):
+    git = git_repository(tmp_path)
+    monkeypatch.setattr(check_regressions, "ROOT", tmp_path)
+    monkeypatch.setattr(check_regressions, "BUILDS", tmp_path / "builds")
+    module = tmp_path / "rnnkernels" / "__init__.py"
+    module.parent.mkdir()
+    folders = []
+    for source in ('"""One."""\nx = 1\n', '"""Two."""\n\nx = 1  # a comment\n', '"""Two."""\nx = 2\n'):
+        module.write_text(source, encoding="utf-8")
+        git("add", "rnnkernels")
+        git("commit", "--quiet", "--message", "a commit")
+        folders.append(check_regressions.find_commit("HEAD").folder)
+    assert folders[0] == folders[1] != folders[2]
+    assert (folders[2] / "rnnkernels" / "__init__.py").read_text(encoding="utf-8") == source
+    assert not list((tmp_path / "builds").glob("tmp*"))
+
+
+def test_known__is_kept_until_the_circumstances_change(tmp_path, monkeypatch):
+    known = check_regressions.Known(tmp_path)
+    known.fingerprints["b"] = {"step": "1"}
+    known.save()
+    assert check_regressions.Known(tmp_path).fingerprints == {"b": {"step": "1"}}
+    monkeypatch.setenv("RNNKERNELS_VECTOR_BYTES", "16")
+    assert check_regressions.Known(tmp_path).fingerprints == {}
+
+
+def test_rounds__go_where_they_decide():
+    cheap, dear, slow = (Comparison(name, base=[1e-3] * 9) for name in ("cheap", "dear", "slow"))
+    noise = np.random.default_rng(0).normal(0, 0.01, 9)
+    for comparison, ratio in ((cheap, 1.0), (dear, 1.049), (slow, 1.2)):
+        comparison.head = [1e-3 * ratio * math.exp(x) for x in noise]
+        comparison.spent_seconds = 9.0
+    check = check_regressions.Check(None, None, [""], 0.05, 640, 20.0, 90.0, comparisons=[dear, cheap, slow])
+    check.timing_began = time.perf_counter()
+    assert check._affordable(14) == [cheap, slow]
+
+
 def test_json__is_strict(main, tmp_path):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -139,6 +218,7 @@ def test_json__is_strict(main, tmp_path):
     record = json.loads(report.read_text(encoding="utf-8"), parse_constant=refuse)
     intervals = {c["name"]: c["interval"] for c in record["comparisons"]}
     assert intervals["few rounds"] == [0, 1, None]
+    assert all(c["evidence"]["looks"] == (c["seen"] > 0) for c in record["comparisons"])
     assert intervals["open 0"] == [0, None, None]
     assert all(isinstance(end, float) for end in intervals["about 1.0"])
 
@@ -154,14 +234,7 @@ def test_commit__that_git_does_not_know_is_named(monkeypatch, capsys):
 
 
 def test_commit__needs_a_name_that_git_resolves_to_one_with_the_package(tmp_path, monkeypatch):
-    def git(*words):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
-        try:
-            subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
-        except FileNotFoundError:
-            pytest.skip("git is not installed")
-
-    git("init", "--quiet")
+    git = git_repository(tmp_path)
     git("commit", "--quiet", "--allow-empty", "--message", "empty")
     (tmp_path / "rnnkernels").mkdir()
     (tmp_path / "rnnkernels" / "__init__.py").touch()
@@ -176,7 +249,7 @@ def test_commit__needs_a_name_that_git_resolves_to_one_with_the_package(tmp_path
             check_regressions.find_commit(name)
 
 
-@pytest.mark.parametrize("package", ["numba", "numpy", "tqdm"])
+@pytest.mark.parametrize("package", ["numba", "numpy", "scipy", "tqdm"])
 def test_missing_package__is_named_with_the_extra(monkeypatch, capsys, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SystemExit) as ended:
@@ -191,7 +264,8 @@ def test_extra_bench__has_what_the_scripts_import():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
     installed = {re.split("[<>=]", requirement)[0] for requirement in required} | {"rnnkernels"}
-    for name in ("check_regressions", "regression_experiment", "_machine"):
+    installed.add("llvmlite")  # by Numba
+    for name in ("check_regressions", "regression_experiment", "_fingerprints", "_machine", "_verdicts"):
         tree = ast.parse((SCRIPT.parent / f"{name}.py").read_text(encoding="utf-8"))
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}

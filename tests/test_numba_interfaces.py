@@ -190,6 +190,18 @@ def test_function_cache__says_so_where_no_folder_can_be_written(monkeypatch):
         caching.FunctionCache(add)
 
 
+# What scripts/_fingerprints.py listens to
+
+
+def test_code_library__is_loaded_and_finalized_by_known_methods(added):
+    library = codegen.JITCodeLibrary
+    has(library, "_unserialize", "finalize")
+    takes(library._unserialize, "codegen", "state")
+    takes(dispatcher.Dispatcher.__init__, "py_func")
+    _, _, (_, bitcode) = caching.CompileResultCacheImpl.reduce(None, added.overloads[INTEGERS])[0]
+    assert "define" in str(llvm.parse_bitcode(bitcode)), "files of machine code do not hold the LLVM code any more"
+
+
 # Locks and events: jit, inventory
 
 
