@@ -1104,7 +1104,10 @@ def check_stack_cache(
             f"`cache` must be as `forward` of this layer leaves it, of num_layers = {layers} in {directions} "
             f"direction(s), with a {part.__name__} for each; it is of other layers, or was changed."
         )
-    sizes = [check_cell_cache(cell, each, part, "forward", lanes)[1] for each in parts]
+    for each in parts:
+        check_cell_cache(cell, each, part, "forward", lanes)
+    shapes = [each.x.shape if each.x.ndim == 3 else (len(each.x), 1, each.x.shape[1]) for each in parts]
+    sizes = [Sizes(shape[0], shape[1], shape[2], each.h0.shape[1]) for shape, each in zip(shapes, parts, strict=True)]
     N, T, D, H = sizes[0]
     wanted = [Sizes(N, T, D if k < directions else directions * H, H) for k in range(len(parts))]
     fit = all(
@@ -1426,21 +1429,6 @@ def check_model_input(name: str, value: Any, dtype: np.dtype, shape: tuple[int |
         wanted = tuple(came if isinstance(axis, str) else axis for axis, came in zip(shape, array.shape, strict=True))
         check_shape(name, array, symbols, wanted, "the model")
     return array.astype(dtype, copy=False)
-
-
-def check_whole_sequences(owner: str, lengths: np.ndarray, T: int) -> None:
-    """Reject sequences of different lengths.
-
-    Raises
-    ------
-    ValueError
-        If one is not T.
-    """
-    if np.any(lengths != T):
-        raise ValueError(
-            f"`sequence_lens` of {owner} must be {T} throughout, the number of steps; got {lengths.tolist()}. Run"
-            " sequences of each length by themselves."
-        )
 
 
 jit.refuse = refuse_without_compiler

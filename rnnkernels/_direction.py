@@ -18,41 +18,25 @@ def forward(
     states: tuple[Any, ...],
     keep_cache: bool,
     num_threads: int | None,
-    reverse: bool = False,
+    **options: Any,
 ) -> ForwardResult[Any, Any]:
-    """Run over whole sequences, from the last step to the first if `reverse`; `h` then is in the order of `x`, too."""
+    """Run over whole sequences, with the options of the functions."""
     Wx, Wh, *biases = packed.parameters.values()
     x = in_dtype(x, packed.dtype)
-    result = _recurrent.forward(
-        family, _flip(x) if reverse else x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, packed.forward
+    return _recurrent.forward(
+        family, x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, packed.forward, **options
     )
-    if not reverse:
-        return result
-    flipped: ForwardResult[Any, Any] = ForwardResult((_flip(result.h), result.cache))
-    flipped.state = result.state
-    return flipped
 
 
 def backward(
-    family: Family,
-    packed: PackedWeights,
-    dh: Any,
-    cache: Any,
-    dstate: Any,
-    num_threads: int | None,
-    reverse: bool = False,
+    family: Family, packed: PackedWeights, dh: Any, cache: Any, dstate: Any, num_threads: int | None
 ) -> SequenceGradients:
     """Propagate gradients back through whole sequences."""
     panels = None
     if isinstance(cache, family.cache) and cache.Wx is packed.parameters["Wx"]:
         dh = dh if dh is None else in_dtype(dh, packed.dtype, "dh")
         panels = packed.backward
-    if not reverse:
-        return _recurrent.backward(family, dh, cache, dstate, num_threads, panels)
-    result = _recurrent.backward(family, dh if dh is None else _flip(dh), cache, dstate, num_threads, panels)
-    flipped = SequenceGradients((_flip(result[0]), *result[1:]))
-    vars(flipped).update(vars(result))
-    return flipped
+    return _recurrent.backward(family, dh, cache, dstate, num_threads, panels)
 
 
 def step(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...]) -> list[Any]:
@@ -75,8 +59,3 @@ def in_dtype(x: Any, dtype: np.dtype, name: str = "x") -> Any:
     if type(x) is np.ndarray and x.dtype is dtype:
         return x
     return check_given_float(name, x).astype(dtype, copy=False)
-
-
-def _flip(array: np.ndarray) -> np.ndarray:
-    """The same steps, from the last to the first."""
-    return array[:, ::-1]

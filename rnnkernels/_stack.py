@@ -13,6 +13,8 @@ from rnnkernels import _direction, _sequence
 from rnnkernels._checks import (
     Sizes,
     check_axes,
+    check_choice,
+    check_count,
     check_given_gradient,
     check_one_direction,
     check_stack_cache,
@@ -73,8 +75,14 @@ class Stack:
         rng: np.random.Generator | None,
         keep_cache: bool,
         num_threads: int | None,
+        outputs: str = "all",
+        memory_budget: int | None = None,
+        **options: Any,
     ) -> ForwardResult[Any, Any]:
         """Run over whole sequences; with `rng` outputs of all layers but the last are dropped."""
+        check_choice("outputs", outputs, ("all", "last"))
+        if memory_budget is not None:  # each part has its share
+            options["memory_budget"] = check_count("memory_budget", memory_budget) // len(self.parts)
         x = _direction.in_dtype(x, self.dtype)
         check_axes("x", x, "(N, T, D)")
         (N, T, _), count, family = x.shape, len(self.parts), self.family
@@ -83,16 +91,29 @@ class Stack:
         caches, last, masks = [], [], []
         for layer in range(self.layers):
             first = layer * self.directions
+            wanted = outputs if layer == self.layers - 1 else "all"
 
-            def run(direction: int, threads: int | None, first: int = first, x: np.ndarray = x) -> Any:
+            def run(
+                direction: int, threads: int | None, first: int = first, x: np.ndarray = x, wanted: str = wanted
+            ) -> Any:
                 part = first + direction
                 of_part = tuple([None if state is None else state[part] for _, state in given])
-                return _direction.forward(family, self.parts[part], x, of_part, keep_cache, threads, direction == 1)
+                return _direction.forward(
+                    family,
+                    self.parts[part],
+                    x,
+                    of_part,
+                    keep_cache,
+                    threads,
+                    reverse=direction == 1,
+                    outputs=wanted,
+                    **options,
+                )
 
             results = self._each_direction(run, _sequence.plan_forward, first, N, T, num_threads)
             caches += [result.cache for result in results]
             last += [result.state for result in results]
-            x = results[0].h if self.directions == 1 else np.concatenate([result.h for result in results], axis=2)
+            x = results[0].h if self.directions == 1 else np.concatenate([result.h for result in results], axis=-1)
             if layer < self.layers - 1:
                 masks.append(None if rng is None or self.dropout == 0 else self._draw_mask(rng, x.shape))
                 if masks[-1] is not None:
@@ -110,9 +131,12 @@ class Stack:
             family.cell, cache, StackCache, family.cache, self.layers, self.directions, LANES
         )
         if dh is not None:
-            symbols = "(N, T, 2H)" if self.directions == 2 else "(N, T, H)"
+            width, shape = ("2H" if self.directions == 2 else "H"), (N, T, self.directions * H)
             dh = _direction.in_dtype(dh, self.dtype, "dh")
-            dh = check_given_gradient("dh", dh, symbols, (N, T, self.directions * H), dh.dtype)
+            if dh.ndim == 2:  # of the last hidden states alone
+                dh = check_given_gradient("dh", dh, f"(N, {width})", (N, shape[2]), dh.dtype)
+            else:
+                dh = check_given_gradient("dh", dh, f"(N, T, {width})", shape, dh.dtype)
         states = family.cell.states
         last = check_stack_dstate(states, dstate, (len(self.parts), N, H))
         found: list[Any] = [None] * len(self.parts)
@@ -121,11 +145,9 @@ class Stack:
 
             def run(direction: int, threads: int | None, first: int = first, dh: Any = dh) -> Any:
                 part = first + direction
-                own = dh if dh is None else dh[:, :, direction * H : (direction + 1) * H]
+                own = dh if dh is None else dh[..., direction * H : (direction + 1) * H]
                 of_part = tuple([None if gradient is None else gradient[part] for gradient in last])
-                return _direction.backward(
-                    family, self.parts[part], own, cache.parts[part], of_part, threads, direction == 1
-                )
+                return _direction.backward(family, self.parts[part], own, cache.parts[part], of_part, threads)
 
             found[first : first + self.directions] = self._each_direction(
                 run, _sequence.plan_backward, first, N, T, num_threads

@@ -253,19 +253,25 @@ class Layer:
         rng: np.random.Generator | None,
         keep_cache: bool,
         num_threads: int | None,
+        **options: Any,
     ) -> Any:
         if rng is not None:
             check_rng(rng)
         if self._single is None:
-            return self._stack.forward(x, states, rng, keep_cache, num_threads)
-        return _direction.forward(self._family, self._single, x, states, keep_cache, num_threads)
+            return self._stack.forward(x, states, rng, keep_cache, num_threads, **options)
+        return _direction.forward(self._family, self._single, x, states, keep_cache, num_threads, **options)
 
     def forward(
         self,
         x: Any,
         h0: Any = None,
         *,
+        lengths: Any = None,
+        resets: Any = None,
+        outputs: str = "all",
         rng: np.random.Generator | None = None,
+        checkpoint_every: int | None = None,
+        memory_budget: int | None = None,
         keep_cache: bool = True,
         num_threads: int | None = None,
     ) -> ForwardResult[Any, Any]:
@@ -278,8 +284,13 @@ class Layer:
         h0 : array_like that broadcasts to (N, H), optional
             Hidden state before the first step; zero without it. Of a stack (K, N, H), where K counts layers and
             directions: layer by layer, the reverse direction after the other one, as in PyTorch.
+        lengths, resets, outputs : optional
+            As for the function: valid steps of each sequence (N,), steps before which states become zero (N, T), "all"
+            or "last". The second direction runs from the last valid step to the first.
         rng : numpy.random.Generator, optional
             For training: what to drop is drawn from it. Without it nothing is dropped.
+        checkpoint_every, memory_budget : int, optional
+            As for the function: less to keep, and a second forward pass. Parts of a stack share the budget.
         keep_cache : bool, default True
             Whether to keep what `backward` needs.
         num_threads : int, optional
@@ -287,7 +298,7 @@ class Layer:
 
         Returns
         -------
-        h : ndarray of shape (N, T, H), or (N, T, 2H) with two directions
+        h : ndarray of shape (N, T, H), or (N, T, 2H) with two directions; without T if `outputs` is "last"
             Hidden states of the last layer: the same bits as those of the function. Those of the reverse direction are
             the second half.
         cache : object or None
@@ -301,15 +312,26 @@ class Layer:
         TypeError, ValueError
             If a dtype or a shape does not fit.
         """
-        return self._forward(x, (h0,), rng, keep_cache, num_threads)
+        return self._forward(
+            x,
+            (h0,),
+            rng,
+            keep_cache,
+            num_threads,
+            lengths=lengths,
+            resets=resets,
+            outputs=outputs,
+            checkpoint_every=checkpoint_every,
+            memory_budget=memory_budget,
+        )
 
     def backward(self, dh: Any, cache: Any, *, dstate: Any = None, num_threads: int | None = None) -> LayerGradients:
         """Propagate gradients back through whole sequences.
 
         Parameters
         ----------
-        dh : array_like of shape (N, T, H), or (N, T, 2H) with two directions, or None
-            Gradient of the loss with respect to the hidden states; None is zero.
+        dh : array_like of shape (N, T, H), or (N, T, 2H) with two directions, or either without T, or None
+            Gradient of the loss with respect to the hidden states, or to the last ones only; None is zero.
         cache : object
             From `forward`; also from before the weights were replaced, which then are those of the cache.
         dstate : state or array_like, optional
@@ -413,7 +435,7 @@ def _made(kind: type[Layer], parameters: dict[str, np.ndarray], facts: dict[str,
 
 
 class RNN(Layer):
-    """A vanilla RNN with tanh whose weights are packed once.
+    """A vanilla RNN whose weights are packed once.
 
     Parameters
     ----------
@@ -423,6 +445,8 @@ class RNN(Layer):
         Weights of the hidden state.
     b : array_like of shape (H,)
         Bias.
+    activation : {"tanh", "relu"}, default "tanh"
+        What makes the hidden state.
 
     Raises
     ------
@@ -453,6 +477,13 @@ class RNN(Layer):
 
     _family = rnn.FAMILY
     _stream = RNNStream
+
+    def __init__(self, Wx: Any, Wh: Any, b: Any, *, activation: str = "tanh") -> None:
+        self._choose(activation=activation)
+        self._hold([{"Wx": Wx, "Wh": Wh, "b": b}])
+
+    def _choose(self, activation: str = "tanh") -> None:
+        self._family = rnn.family(activation)
 
 
 class GRU(Layer):
@@ -553,12 +584,28 @@ class LSTM(Layer):
         h0: Any = None,
         c0: Any = None,
         *,
+        lengths: Any = None,
+        resets: Any = None,
+        outputs: str = "all",
         rng: np.random.Generator | None = None,
+        checkpoint_every: int | None = None,
+        memory_budget: int | None = None,
         keep_cache: bool = True,
         num_threads: int | None = None,
     ) -> ForwardResult[Any, Any]:
         """Run over whole sequences; as `Layer.forward`, with `c0`, the cell state before the first step."""
-        return self._forward(x, (h0, c0), rng, keep_cache, num_threads)
+        return self._forward(
+            x,
+            (h0, c0),
+            rng,
+            keep_cache,
+            num_threads,
+            lengths=lengths,
+            resets=resets,
+            outputs=outputs,
+            checkpoint_every=checkpoint_every,
+            memory_budget=memory_budget,
+        )
 
     def stream(self, h0: Any = None, c0: Any = None, *, batch_size: int | None = None) -> Any:
         """Open a stream; as `Layer.stream`, with `c0`, the cell state before the first step."""

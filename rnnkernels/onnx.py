@@ -13,7 +13,6 @@ from rnnkernels._checks import (
     check_model_input,
     check_number,
     check_operators,
-    check_whole_sequences,
 )
 from rnnkernels.convert._form import directions, make_layer
 from rnnkernels.convert._onnx import from_onnx_node
@@ -110,13 +109,13 @@ def _run_recurrent(
     """Run a recurrent node; the layers have its weights W, R and B already, and P is not there or zero."""
     batch = 0 if is_batch_major else 1  # axis of sequences in x; directions lie before units and before the batch
     x = np.moveaxis(x, batch, 0)
-    if sequence_lens is not None:
-        check_whole_sequences(owner, sequence_lens, x.shape[1])
-    states = [np.moveaxis(state, 1 - batch, 0) for state in (initial_h, initial_c) if state is not None]
+    given = (initial_h, initial_c)[: len(layers[0][0]._family.cell.states)]
+    states = [None if state is None else np.moveaxis(state, 1 - batch, 0) for state in given]
     outputs, last = [], []
     for k, (layer, backwards) in enumerate(layers):
-        result = layer.forward(x[:, ::-1] if backwards else x, *(state[k] for state in states), keep_cache=False)
-        outputs.append(result.h[:, ::-1] if backwards else result.h)
+        own = tuple([None if state is None else state[k] for state in states])
+        result = layer._forward(x, own, None, False, None, lengths=sequence_lens, reverse=backwards)
+        outputs.append(result.h)
         last.append(result.state)
     y = np.stack([np.moveaxis(h, 0, batch) for h in outputs], axis=2 if is_batch_major else 1)
     return y, *(np.stack(state, axis=1 - batch) for state in zip(*last, strict=True))
