@@ -33,7 +33,7 @@ except ModuleNotFoundError as missing:
     sys.exit(f'{missing.name} is not installed for {sys.executable}; python -m pip install -e ".[bench]" installs it.')
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNEL = Path("rnnkernels", "kernels", "lstm.py")
+KERNEL = Path("rnnkernels", "kernels", "passes.py")
 BENCHMARKS = r"lstm\.Sequence\.time_(forward|inference)\((single-stream|char-rnn).* 1 thread"
 REQUIRED_SHARE = 19 / 20
 CALIBRATION_SECONDS = 100.0
@@ -109,23 +109,24 @@ class Experiment:
 
 
 def slowed(source: str, percent: int) -> str:
-    """Source of the kernel with the recurrent product of `percent` % of the steps done twice.
+    """Source of the passes with the recurrent product of `percent` % of the steps done twice.
 
-    The repetition stands at the end of the block of the product, where its output has been read for the last time.
+    The repetition stands at the end of the loop over strips, where its output has been read for the last time.
     """
     for function in ast.parse(source).body:
-        if isinstance(function, ast.FunctionDef) and function.name == "lstm_sequence_forward":
-            for node in ast.walk(function):
-                block = node.body if isinstance(node, ast.For | ast.FunctionDef) else []
-                for statement in block:
-                    product = ast.unparse(statement)
-                    if product.startswith("recur("):
+        if isinstance(function, ast.FunctionDef) and function.name == "forward_steps":
+            for loop in ast.walk(function):
+                if isinstance(loop, ast.For) and ast.unparse(loop.target) == "unit":
+                    products = [ast.unparse(node) for node in ast.walk(loop) if isinstance(node, ast.Expr)]
+                    product = next((text for text in products if text.startswith("recur(") and " row," in text), "")
+                    if product:
                         lines = source.splitlines(keepends=True)
-                        indent = " " * statement.col_offset
-                        condition = f"if (start + s) * {percent} % 100 < {percent}:"
-                        lines.insert(block[-1].end_lineno or 0, f"{indent}{condition}\n{indent}    {product}\n")
+                        indent = " " * loop.body[0].col_offset
+                        again = product.replace(" row,", " row + strip_column,")
+                        condition = f"if biases == 1 and (begin + s) * {percent} % 100 < {percent}:"
+                        lines.insert(loop.end_lineno or 0, f"{indent}{condition}\n{indent}    {again}\n")
                         return "".join(lines)
-    sys.exit(f"{KERNEL} has no statement recur(...) in lstm_sequence_forward: this experiment must follow it.")
+    sys.exit(f"{KERNEL} has no statement recur(...) in forward_steps: this experiment must follow it.")
 
 
 class Copy:

@@ -153,15 +153,16 @@ def test_nodes__that_compute_something_else_are_refused(rng, op, attributes, mes
             read(model)
 
 
-def test_lengths__of_whole_sequences_only(rng):
-    model, given = make_recurrent(rng, "LSTM", inputs="X W R B lengths")
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+def test_lengths__are_those_of_the_node(rng, op, direction):
+    model, given = make_recurrent(rng, op, direction, inputs="X W R B lengths")
     model.graph.input.append(onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, (2,)))
     loaded = rnnkernels.onnx.load(model)
-    given["lengths"] = np.array([6, 6], np.int32)
-    np.testing.assert_allclose(loaded.run(given)["Y"], run_elsewhere(model, given)[0], **TOLERANCE)
-    given["lengths"] = [6, 4]
-    with pytest.raises(ValueError, match=r"`sequence_lens` of the LSTM node 'it' must be 6 throughout.*\[6, 4\]"):
-        loaded.run(given)
+    for lengths in ([6, 6], [6, 4], [2, 6]):
+        given["lengths"] = np.array(lengths, np.int32)
+        for got, want in zip(loaded.run(given).values(), run_elsewhere(model, given), strict=True):
+            np.testing.assert_allclose(got, want, **TOLERANCE)
 
 
 def make_text_model(rng, opset=17):

@@ -1,8 +1,21 @@
 """Sequences of different length, in reverse, that begin anew, and of which only the last state is wanted."""
 
+import pickle
+import tracemalloc
+
 import numpy as np
 import pytest
-from helpers import DTYPES, GATES, assert_all_close, assert_close, assert_same_bits, exact, function, make_arguments
+from helpers import (
+    DTYPES,
+    GATES,
+    assert_all_close,
+    assert_close,
+    assert_same_bits,
+    exact,
+    function,
+    kind,
+    make_arguments,
+)
 
 import rnnkernels
 from rnnkernels import reference
@@ -80,3 +93,178 @@ def test_resets__agree_with_stretches_one_by_one(rng, cell, sizes, with_lengths,
     if with_lengths and not lengths.any():
         lengths[0] = 1
     assert_agrees(cell, args, others, dh, dstate, dtype, lengths, reverse=reverse, resets=resets)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_spans__give_the_same_bits_for_any_order_batch_and_threads(rng, cell):
+    forward, backward = functions(cell)
+    N, T, D, H = 23, 40, 7, 33
+    x, h0, *weights = make_arguments(rng, GATES[cell], N, T, D, H, np.float32)
+    lengths, resets = rng.integers(0, T + 1, N), rng.random((N, T)) < 0.05
+    dh, dlast = rng.standard_normal((N, T, H), np.float32), rng.standard_normal((N, H), np.float32)
+
+    def run(rows, **options):
+        result = forward(x[rows], h0[rows], *weights, lengths=lengths[rows], resets=resets[rows], **options)
+        gradients = backward(dh[rows], result.cache, dstate=(dlast[rows], *[None] * (len(result.state) - 1)))
+        return [result.h, result.state.h, gradients.dx, gradients.dh0], gradients[2:]
+
+    whole, sums = run(np.arange(N), num_threads=1)
+    for threads in (2, 3):
+        again, sums_again = run(np.arange(N), num_threads=threads)
+        for got, want in zip([*again, *sums_again], [*whole, *sums], strict=True):
+            assert_same_bits(got, want)
+    for rows in (rng.permutation(N), np.array([3]), np.arange(5, 16)):
+        for got, want in zip(run(rows)[0], whole, strict=True):
+            assert_same_bits(got, want[rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", GATES)
+def test_lengths__all_whole_have_the_bits_of_a_plain_call(rng, cell, dtype):
+    forward, backward = functions(cell)
+    args = make_arguments(rng, GATES[cell], 5, 70, 6, 21, dtype)
+    h, cache = forward(*args)
+    dh = rng.standard_normal(h.shape).astype(dtype)
+    with_lengths = forward(*args, lengths=[70] * 5)
+    assert_same_bits(with_lengths.h, h)
+    for got, want in zip(backward(dh, with_lengths.cache), backward(dh, cache), strict=True):
+        assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", GATES)
+def test_resets__have_the_bits_of_a_stream_that_begins_anew(rng, cell, dtype):
+    forward, _ = functions(cell)
+    x, h0, *weights = make_arguments(rng, GATES[cell], 4, 30, 6, 21, dtype)
+    resets = rng.random((4, 30)) < 0.2
+    result = forward(x, h0, *weights, resets=resets)
+    stream = kind(rnnkernels, cell, "Stream")(*weights, h0)
+    for t in range(30):
+        stream.reset(rows=resets[:, t])
+        assert_same_bits(stream.step(np.ascontiguousarray(x[:, t])), result.h[:, t])
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_cache_of_spans__survives_a_pickle_and_shows_steps_in_the_order_of_x(rng, cell):
+    forward, backward = functions(cell)
+    args = make_arguments(rng, GATES[cell], 4, 9, 6, 21, np.float64)
+    result = forward(*args, lengths=[3, 9, 0, 5], reverse=True)
+    dh = rng.standard_normal((4, 9, 21))
+    again = pickle.loads(pickle.dumps(result.cache))
+    for got, want in zip(backward(dh, again), backward(dh, result.cache), strict=True):
+        assert_same_bits(got, want)
+    if cells[cell].tracked == "h":
+        assert_same_bits(result.cache.h, result.h)
+
+
+@pytest.mark.parametrize("spoil", ["places", "onward", "sequences", "shape", "longer"])
+def test_cache_of_spans__that_was_changed_is_refused(rng, spoil):
+    args = make_arguments(rng, 4, 3, 5, 4, 6, np.float32)
+    result = rnnkernels.lstm_forward(*args, lengths=[2, 5, 4])
+    spans = result.cache.spans
+    changed = {
+        "places": {"places": spans.places + np.array([[100], [0]])},
+        "onward": {"onward": 2},
+        "sequences": {"sequences": spans.sequences + 1},
+        "shape": {"shape": (3, 4)},
+        "longer": {"places": spans.places + np.array([[0], [1]])},
+    }[spoil]
+    result.cache.spans = spans._replace(**changed)
+    with pytest.raises(ValueError, match="`cache` must be as lstm_forward left it"):
+        rnnkernels.lstm_backward(np.ones_like(result.h), result.cache)
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": [300, 7, 0, 151]}, {"reverse": True}, {"resets": 0.02}])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", GATES)
+def test_checkpoints__give_the_same_bits_from_less_memory(rng, cell, dtype, options):
+    forward, backward = functions(cell)
+    N, T, H = 4, 300, 21
+    args = make_arguments(rng, GATES[cell], N, T, 3, H, dtype)
+    others, dstate = states_of(rng, cell, N, H, dtype)
+    dh = rng.standard_normal((N, T, H)).astype(dtype)
+    options = {name: rng.random((N, T)) < value if name == "resets" else value for name, value in options.items()}
+    plain = forward(*args, **others, **options)
+    want = backward(dh, plain.cache, dstate=dstate)
+    budget = sum(kept.nbytes for kept in plain.cache[4:]) // 2
+    for little in ({"checkpoint_every": 100}, {"memory_budget": budget}, {"checkpoint_every": 1}):
+        result = forward(*args, **others, **options, **little)
+        assert_same_bits(result.h, plain.h)
+        for got, state in zip(result.state, plain.state, strict=True):
+            assert_same_bits(got, state)
+        if "resets" not in options:
+            assert len(result.cache.checkpoints.states) > 1
+        cache = pickle.loads(pickle.dumps(result.cache))
+        for threads in (1, 2):
+            gradients = backward(dh, cache, dstate=dstate, num_threads=threads)
+            for got, gradient in zip(
+                [*gradients, *vars(gradients).values()], [*want, *vars(want).values()], strict=True
+            ):
+                assert_same_bits(got, gradient)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"lengths": [1, 2]}, ValueError, r"`lengths` must have shape \(N,\) = \(3,\) to match `x`; got \(2,\)"),
+        ({"lengths": [1, 6, 2]}, ValueError, r"`lengths\[1\]` = 6 is outside 0 <= length <= T = 5"),
+        ({"lengths": [1, -1, 2]}, ValueError, r"`lengths\[1\]` = -1 is outside"),
+        ({"lengths": [1.0, 2.0, 3.0]}, TypeError, "`lengths` must be of integers"),
+        ({"resets": np.zeros((3, 5))}, TypeError, "`resets` must be of booleans.*pass `resets != 0`"),
+        ({"resets": np.zeros((3, 4), bool)}, ValueError, r"`resets` must have shape \(N, T\) = \(3, 5\)"),
+        ({"outputs": "first"}, ValueError, "`outputs` must be one of 'all', 'last'; got 'first'"),
+        ({"checkpoint_every": 0}, ValueError, "`checkpoint_every` must be at least 1"),
+        ({"memory_budget": 1}, ValueError, "`memory_budget` = 1 bytes is too little: .* takes [0-9]+ at least"),
+        ({"checkpoint_every": 2, "memory_budget": 100}, ValueError, "exclude one another"),
+        ({"checkpoint_every": 2, "keep_cache": False}, ValueError, "there is none with keep_cache=False"),
+    ],
+)
+def test_options__that_do_not_fit_are_refused(rng, options, error, message):
+    args = make_arguments(rng, 4, 3, 5, 4, 6, np.float32)
+    with pytest.raises(error, match=message):
+        rnnkernels.lstm_forward(*args, **options)
+
+
+def test_cache_with_checkpoints__has_no_gates_and_says_so(rng):
+    _, cache = rnnkernels.lstm_forward(*make_arguments(rng, 4, 1, 2000, 4, 6, np.float32), checkpoint_every=500)
+    with pytest.raises(ValueError, match="without `checkpoint_every` and `memory_budget`"):
+        _ = cache.i
+    assert "checkpoints" in repr(cache)
+
+
+@pytest.mark.slow
+def test_memory_budget__bounds_what_is_kept_at_any_time(rng):
+    args = [np.zeros(shape, np.float32) for shape in ((1, 100_000, 1), (1, 16), (1, 64), (16, 64), (64,))]
+    budget = 1_000_000
+    rnnkernels.lstm_backward(*rnnkernels.lstm_forward(*args, memory_budget=budget))
+    tracemalloc.start()
+    h, cache = rnnkernels.lstm_forward(*args, memory_budget=budget)
+    gradients = rnnkernels.lstm_backward(h, cache)
+    peak = tracemalloc.get_traced_memory()[1] - h.nbytes - sum(gradient.nbytes for gradient in gradients)
+    tracemalloc.stop()
+    assert peak < budget + 2_000_000  # and scratch
+
+
+@pytest.mark.parametrize("kind_of", ["LSTM", "GRU", "RNN"])
+def test_stack__takes_lengths_resets_and_checkpoints(rng, kind_of):
+    stack = getattr(rnnkernels, kind_of).create(3, 9, num_layers=2, bidirectional=True, dtype=np.float64, rng=rng)
+    x, lengths = rng.standard_normal((4, 200, 3)), [200, 0, 77, 13]
+    result = stack.forward(x, lengths=lengths, checkpoint_every=50)
+    dh = rng.standard_normal(result.h.shape)
+    dx, gradients = stack.backward(dh, result.cache)
+    sums = {name: np.zeros_like(value) for name, value in gradients.items()}
+    for n in (0, 2, 3):
+        alone = stack.forward(x[n : n + 1, : lengths[n]])
+        assert_same_bits(alone.h[0], result.h[n, : lengths[n]])
+        dx_alone, more = stack.backward(dh[n : n + 1, : lengths[n]], alone.cache)
+        assert_close(dx[n, : lengths[n]], dx_alone[0], np.float64)
+        sums = {name: sums[name] + more[name] for name in sums}
+    for name, value in gradients.items():
+        assert_close(value, sums[name], np.float64)
+    last = stack.forward(x, lengths=lengths, outputs="last")
+    assert_same_bits(last.h, np.concatenate([result.state.h[2], result.state.h[3]], axis=1))
+    only = rng.standard_normal(last.h.shape)
+    spread = tuple(np.zeros_like(part) for part in last.state)
+    spread[0][2], spread[0][3] = only[:, :9], only[:, 9:]
+    want = stack.backward(None, result.cache, dstate=type(last.state)(*spread))
+    assert_close(stack.backward(only, last.cache).dx, want.dx, np.float64)
