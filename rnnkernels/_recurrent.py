@@ -120,7 +120,7 @@ def _run(
         if call is not None:
             h, last, track = empty(call.h, dtype), empty(call.last, dtype), empty(call.track, dtype)
             tape = empty(call.tape, dtype) if call.no_tape is None else call.no_tape
-            work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(-1, x.shape[2])
+            work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(x.shape[0] * x.shape[1], x.shape[2])
             call.code(
                 rows, states[0], states[-1], Wx, Wh, biases, h, last, tape, track, call.places, work, *call.division
             )

@@ -9,6 +9,8 @@ from rnnkernels.kernels.cell import cells
 
 DTYPES = [np.float32, np.float64]
 GATES = {key: len(cell.gates) for key, cell in cells.items()}
+DIVIDED = {key: gates for key, gates in GATES.items() if key != "rnn_relu"}
+"""Without a cell that only differs from another in its row functions, for tests of how the work is divided."""
 
 # Rounding errors of one step, in units of eps times the size of the result: sums of up to a few hundred terms of random
 # sign (some sqrt(n) eps), activations (2 ulp), and what the recurrence carries on. All tests pass with 20 too; a wrong

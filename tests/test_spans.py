@@ -82,7 +82,7 @@ def test_lengths__agree_with_sequences_one_by_one(rng, cell, sizes, reverse, dty
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("with_lengths", [False, True])
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes", SIZES[1:4])
 @pytest.mark.parametrize("cell", GATES)
 def test_resets__agree_with_stretches_one_by_one(rng, cell, sizes, with_lengths, reverse, dtype):
     N, T, _, H = sizes

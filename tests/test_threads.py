@@ -13,7 +13,7 @@ import weakref
 import numpy as np
 import pytest
 from conftest import wait_until, wait_until_awake
-from helpers import GATES, function
+from helpers import DIVIDED, function
 from numba import njit
 
 import rnnkernels
@@ -51,10 +51,10 @@ def assert_same_bits(left, right):
     "sizes", [(1, 300, 8, 33), (1, 700, 3, 64), (7, 61, 5, 41), (13, 40, 33, 83), (64, 9, 16, 128)]
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", DIVIDED)
 def test_threads__do_not_change_a_bit(whole_teams, cell, dtype, sizes):
     rng = np.random.default_rng(0)
-    call = arguments(rng, GATES[cell], *sizes, dtype)
+    call = arguments(rng, DIVIDED[cell], *sizes, dtype)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(dtype)
     alone = run(cell, call, dh, 1)
     for num_threads in (2, 3, 4):
@@ -64,10 +64,10 @@ def test_threads__do_not_change_a_bit(whole_teams, cell, dtype, sizes):
 @pytest.mark.parametrize(
     ("sizes", "barriers"), [((1, 700, 3, 64), 1), ((1, 700, 3, 64), 270), ((7, 161, 5, 41), 60), ((64, 9, 16, 128), 5)]
 )
-@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("cell", DIVIDED)
 def test_teams_that_break_up__do_not_change_a_bit(break_up_teams, cell, sizes, barriers):
     rng = np.random.default_rng(0)
-    call = arguments(rng, GATES[cell], *sizes, np.float32)
+    call = arguments(rng, DIVIDED[cell], *sizes, np.float32)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(np.float32)
     alone = run(cell, call, dh, 1)
     break_up_teams(barriers)
