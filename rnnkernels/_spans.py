@@ -82,16 +82,30 @@ class Spans(NamedTuple):
         return found.reshape(N, T, *steps.shape[2:])
 
 
-@lru_cache(maxsize=64)
+MOST_KEPT = 1024
+"""Sequences of a batch up to which what only depends on the sizes is kept for the next call."""
+
+
 def whole_places(N: int, T: int) -> np.ndarray:
     """Places of N sequences of T steps each, one after the other."""
+    return _kept_places(N, T) if N <= MOST_KEPT else _make_places(N, T)
+
+
+def _make_places(N: int, T: int) -> np.ndarray:
     return _frozen(np.stack([np.arange(N, dtype=np.int64) * T, np.full(N, T, np.int64)]))
 
 
-@lru_cache(maxsize=64)
-def whole_spans(N: int, T: int) -> Spans:
+def whole_spans(N: int, T: int, reverse: bool = False) -> Spans:
     """Spans of N sequences of T steps each."""
-    return _make_spans((N, T), np.full(N, T, np.int64), None, False)
+    return _kept_spans(N, T, reverse) if N <= MOST_KEPT else _make_whole_spans(N, T, reverse)
+
+
+def _make_whole_spans(N: int, T: int, reverse: bool) -> Spans:
+    return _make_spans((N, T), np.full(N, T, np.int64), None, reverse)
+
+
+_kept_places = lru_cache(maxsize=64)(_make_places)
+_kept_spans = lru_cache(maxsize=64)(_make_whole_spans)
 
 
 def find_spans(N: int, T: int, lengths: Any, reverse: Any, resets: Any) -> Spans | None:
@@ -103,15 +117,10 @@ def find_spans(N: int, T: int, lengths: Any, reverse: Any, resets: Any) -> Spans
         If an argument does not fit.
     """
     if lengths is None and resets is None:
-        return _whole_in_reverse(N, T) if reverse else None
+        return whole_spans(N, T, True) if reverse else None
     length = np.full(N, T, np.int64) if lengths is None else check_lengths(lengths, N, T)
     is_new = None if resets is None else check_resets(resets, N, T)
     return _make_spans((N, T), length, is_new, bool(reverse))
-
-
-@lru_cache(maxsize=64)
-def _whole_in_reverse(N: int, T: int) -> Spans:
-    return _make_spans((N, T), np.full(N, T, np.int64), None, True)
 
 
 def _make_spans(shape: tuple[int, int], length: np.ndarray, is_new: np.ndarray | None, reverse: bool) -> Spans:
