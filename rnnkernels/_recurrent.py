@@ -69,20 +69,13 @@ def _remember(family: Family, sizes: Sizes, keeps: bool, only_last: bool, argume
             family.small[arguments[0].dtype, keeps, only_last, arguments[0].shape, Wx.shape] = call
 
 
-class Run(NamedTuple):
-    """What a forward pass leaves."""
+class Options(NamedTuple):
+    """What asks for more than a plain pass."""
 
-    h: np.ndarray
-    """Of all rows of x, (rows, H), or of none."""
-    last: np.ndarray
-    """After the last step, (N, H); of spans if there are any."""
-    track: np.ndarray
-    shapes: Any
-    """Of x and the states as they were given, where they were broadcast."""
-    cache: Any
-    spans: Spans | None
-    states: tuple[np.ndarray, ...]
-    """Before the first step, (N, H)."""
+    spans: tuple[Any, ...] | None
+    """Lengths, reverse and resets, if one of them is given."""
+    little: tuple[int | None, int | None] | None
+    """Steps between checkpoints and budget of memory, if one of them is given."""
 
 
 def _run(
@@ -98,16 +91,27 @@ def _run(
     packed: Any,
     is_step: bool,
     only_last: bool = True,
-    parts: tuple[Any, ...] | None = None,
-    little: tuple[int | None, int | None] | None = None,
-) -> Run:
+    options: Options | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any, Spans | None, tuple[np.ndarray, ...]]:
     """Check and run.
 
-    `parts` are lengths, reverse and resets if one of them asks for spans, `little` the steps between checkpoints and
-    the budget of memory if one of them is given.
+    Returns
+    -------
+    h : ndarray of shape (rows of x, H)
+        Or (0, H) if `only_last`.
+    last : ndarray of shape (N, H)
+        Hidden states after the last step; of spans if there are any.
+    track : ndarray
+        As the kernel leaves it.
+    shapes : tuple or None
+        Of x and the states as they were given, where they were broadcast.
+    cache : object or None
+    spans : Spans or None
+    states : tuple of ndarray of shape (N, H)
+        Before the first step.
     """
     cell = family.cell
-    if num_threads is None and packed is None and parts is None and little is None and not recorder.listeners:
+    if num_threads is None and packed is None and options is None and not recorder.listeners:
         call, dtype = None, x.dtype if type(x) is np.ndarray else np.dtype(np.float32)
         if type(x) is np.ndarray and type(Wx) is np.ndarray:
             call = family.small.get((dtype, keep_cache, only_last, x.shape, Wx.shape))
@@ -118,7 +122,8 @@ def _run(
                 else:
                     call = None
         if call is not None:
-            h, last, track = empty(call.h, dtype), empty(call.last, dtype), empty(call.track, dtype)
+            h = empty(call.h, dtype) if call.no_h is None else call.no_h
+            last, track = empty(call.last, dtype), empty(call.track, dtype)
             tape = empty(call.tape, dtype) if call.no_tape is None else call.no_tape
             work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(x.shape[0] * x.shape[1], x.shape[2])
             call.code(
@@ -126,14 +131,15 @@ def _run(
             )
             give_back(work)
             cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track)) if keep_cache else None
-            return _new(Run, (h, last, track, None, cache, None, states))
+            return h, last, track, None, cache, None, states
     named = dict(zip(cell.biases, biases, strict=True))
     checked = check_arguments(cell, x, names, states, Wx, Wh, named, is_step)
     arguments = checked.x, *checked.states, checked.Wx, checked.Wh, *checked.biases
     sizes, spans = checked.sizes, None
     h0, track0 = checked.states[0], checked.states[-1]
-    if parts is not None:
-        spans = find_spans(sizes.N, sizes.T, *parts)
+    little = None if options is None else options.little
+    if options is not None and options.spans is not None:
+        spans = find_spans(sizes.N, sizes.T, *options.spans)
         if spans is not None:
             sizes = Sizes(spans.places.shape[1], spans.longest, sizes.D, sizes.H)
             h0, track0 = spans.initial(h0), spans.initial(track0)
@@ -161,7 +167,7 @@ def _run(
             packed,
             spans,
         )
-    if packed is None and num_threads is None and spans is None and little is None:
+    if packed is None and num_threads is None and options is None:
         _remember(family, checked.sizes, keep_cache, only_last, arguments)
     cache = None
     if keep_cache:
@@ -172,7 +178,7 @@ def _run(
             cache.spans = spans
         if checkpoints is not None:
             cache.checkpoints = checkpoints
-    return Run(h, last, kept.track, checked.shapes, cache, spans, checked.states)
+    return h, last, kept.track, checked.shapes, cache, spans, checked.states
 
 
 def _steps_between(
@@ -219,23 +225,25 @@ def forward(
     memory_budget: int | None = None,
 ) -> ForwardResult[Any, Any]:
     """Run a forward pass over sequences; `states` are those before the first step, None for zero."""
-    parts = None
+    options = None
     if lengths is not None or reverse or resets is not None:
-        parts = lengths, reverse, resets
-    if outputs != "all":
+        options = Options((lengths, reverse, resets), None)
+    only_last = outputs != "all"
+    if only_last:
         check_choice("outputs", outputs, ("all", "last"))
-    only_last, little = outputs != "all", None
     if checkpoint_every is not None or memory_budget is not None:
         little = check_checkpoints(checkpoint_every, memory_budget, keep_cache)
+        options = Options(None if options is None else options.spans, little)
     names = STATE_NAMES[family.cell.states]
-    run = _run(
-        family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, parts, little
+    h, last, track, _, cache, spans, _ = _run(
+        family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, options
     )
-    last = run.last if run.spans is None else run.spans.final(run.last)
+    if spans is not None:
+        last = spans.final(last)
     N, H = last.shape
-    h = last.copy() if only_last else run.h.reshape(N, np.shape(x)[1], H)
-    result: ForwardResult[Any, Any] = ForwardResult((h, run.cache))
-    result.make_state = lambda: _last_state(family, last, run.track, run.spans)
+    h = last.copy() if only_last else h.reshape(N, np.shape(x)[1], H)
+    result: ForwardResult[Any, Any] = ForwardResult((h, cache))
+    result.make_state = lambda: _last_state(family, last, track, spans)
     return result
 
 

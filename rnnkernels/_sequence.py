@@ -293,6 +293,8 @@ class SmallCall(NamedTuple):
     tape: tuple[int, int, int]
     track: tuple[int, int, int]
     """Shapes of arrays."""
+    no_h: np.ndarray | None
+    """The hidden states of all steps where only the last ones are wanted."""
     no_tape: np.ndarray | None
     """The tape of a cell that keeps nothing in it."""
     places: np.ndarray
@@ -313,10 +315,11 @@ def small_forward(
     return SmallCall(
         cell.machine_code("forward", dtype),
         tuple([array.shape for array in arguments]),
-        (0 if only_last else N * T, H),
+        (N * T, H),
         (N, H),
         (T if keeps else 1, N, len(cell.tape) * units),
         (T + 1 if keeps else 1, N, units),
+        np.zeros((0, H), dtype) if only_last else None,
         None if cell.tape else np.zeros((T if keeps else 1, N, 0), dtype),
         whole_places(N, T),
         plan.scratch,
