@@ -167,6 +167,12 @@ def test_plots__mark_what_they_cut(point):
 def test_advice__knows_how_many_threads_there_are(point, monkeypatch):
     options = profile_long_sequence.parse_arguments(["--threads", "1"])
     problem = profile_long_sequence.Problem(options)
+    [call] = point.calls
+    phases = [
+        dataclasses.replace(phase, seconds=phase.seconds + 10 * call.seconds * (phase.name == "cell"))
+        for phase in call.phases
+    ]
+    point = dataclasses.replace(point, calls=[dataclasses.replace(call, phases=tuple(phases))])
     for available, expected in ((4, "--threads 4"), (1, None)):
         monkeypatch.setattr(profile_long_sequence, "available_threads", lambda n=available: n)
         words = " ".join(profile_long_sequence.verdict(problem, point, {}))

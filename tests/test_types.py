@@ -12,6 +12,8 @@ import rnnkernels
 PROGRAM = """
 from typing import Any, assert_type
 
+import numpy as np
+
 import rnnkernels as rk
 from rnnkernels import (
     GRUCache,
