@@ -52,6 +52,8 @@ class Record:
     """Most memory of the process before a call that was made inside this one, which counts from its own beginning."""
     compiled: int = 0
     loaded: int = 0
+    cell: str = ""
+    """Key of the cell, of a recurrent function."""
 
 
 listeners: tuple[list[Record], ...] = ()
@@ -149,6 +151,13 @@ def _arrays(values: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
         elif value is not None:
             found.append((name, np.asarray(value)))
     return found
+
+
+def tell_cell(key: str) -> None:
+    """Say which cell the call that this thread is in runs, if it is recorded."""
+    record = getattr(_call, "record", None)
+    if record is not None:
+        record.cell = key
 
 
 def new_trace(members: int, chunks: int) -> np.ndarray:

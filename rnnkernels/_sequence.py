@@ -373,6 +373,7 @@ def run_forward(
         last[...] = h0  # no step overwrites the state of a sequence without any
     plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("forward", dtype)
+    recorder.tell_cell(cell.key)
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
     steps = 1 if spans is None else spans.steps
@@ -553,6 +554,7 @@ def run_backward(
     dlast = np.zeros((0, H), dtype) if dstate[0] is None else dstate[0]
     plan = plan_backward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("backward", dtype)
+    recorder.tell_cell(cell.key)
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
     last = rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work

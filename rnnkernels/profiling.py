@@ -379,7 +379,7 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
 
 
 def _costs(record: recorder.Record, sizes: dict[str, int], dtype: np.dtype, threads: int) -> dict[str, Cost]:
-    cell = cells[record.name.partition("_")[0]]
+    cell = cells[record.cell or record.name.partition("_")[0]]
     counts = Sizes(**sizes)
     if record.name.endswith("backward"):
         return backward_costs(counts, cell, dtype, plan_backward(cell, counts, dtype, threads))
