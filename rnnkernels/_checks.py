@@ -400,17 +400,24 @@ def check_layer(
     biases = whole_biases(biases)
     Wx, Wh, *checked = check_given_floats(" ".join(["Wx", "Wh", *biases]), Wx, Wh, *biases.values())
     checked_biases = dict(zip(biases, checked, strict=True))
-    gates, columns = len(cell.gates), cell.columns
+    columns = cell.columns
     check_axes("Wx", Wx, f"(D, {columns})")
     check_axes("Wh", Wh, f"(H, {columns})")
     for name, bias in checked_biases.items():
         check_axes(name, bias, f"({columns},)")
     b = checked_biases["b"]
-    if b.size % gates != 0:
-        raise ValueError(f"`b` must have shape ({columns},), a multiple of {gates} elements; got {b.shape}.")
+    H = _hidden_units(cell, "b", b)
     transposed = Wx.shape[0] == b.size != Wx.shape[1]
-    check_weights(cell, Wx, Wh, checked_biases, Wx.shape[1 if transposed else 0], b.size // gates, "b", "")
+    check_weights(cell, Wx, Wh, checked_biases, Wx.shape[1 if transposed else 0], H, "b", "")
     return Wx, Wh, tuple(checked)
+
+
+def _hidden_units(cell: Cell, name: str, b: np.ndarray) -> int:
+    """How many a bias is for."""
+    gates = len(cell.gates)
+    if b.size % gates != 0:
+        raise ValueError(f"`{name}` must have shape ({cell.columns},), a multiple of {gates} elements; got {b.shape}.")
+    return b.size // gates
 
 
 def check_states(
@@ -587,13 +594,20 @@ def check_cell_cache(
     )
 
 
+def _is_in_layout(array: Any) -> bool:
+    return type(array) is np.ndarray and array.flags.num & IN_LAYOUT == IN_LAYOUT
+
+
 def _are_spans_of(spans: Any, N: int, T: int) -> bool:
     """Whether spans stay within the rows of N sequences of T steps, longer ones first."""
+    fields = getattr(spans, "_fields", ())
+    if not {"places", "onward", "sequences", "begins", "ends", "shape", "steps"} <= set(fields):
+        return False
     places, sequences, begins, ends = spans.places, spans.sequences, spans.begins, spans.ends
     if not (
         spans.shape == (N, T)
         and spans.onward in (1, -1)
-        and all(type(array) is np.ndarray and array.flags.c_contiguous for array in (places, sequences, begins, ends))
+        and all(_is_in_layout(array) for array in (places, sequences, begins, ends))
         and places.dtype == np.int64
         and places.ndim == 2
         and len(places) == 2
@@ -615,6 +629,8 @@ def _are_spans_of(spans: Any, N: int, T: int) -> bool:
 
 def _are_checkpoints_of(checkpoints: Any, cell: Cell, steps: int, shape: tuple[int, int], dtype: Any) -> bool:
     """Whether there are states of all sequences before each block, and the blocks make up all steps."""
+    if not {"borders", "states", "biases"} <= set(getattr(checkpoints, "_fields", ())):
+        return False
     borders, states, biases = checkpoints
     arrays = [*biases, *(state for block in states for state in block)]
     return (
@@ -909,14 +925,12 @@ def check_parameters(cell: Cell, parameters: Any) -> tuple[list[dict[str, Any]],
     others = [bias + end for bias in cell.biases[1:] for end in ends]
     given = {name: array for name, array in parameters.items() if array is not None or name not in others}
     given = dict(zip(given, check_given_floats(" ".join(given), *given.values()), strict=True))
-    gates, columns = len(cell.gates), cell.columns
+    columns = cell.columns
     for name, array in given.items():
         letter = "D" if name.startswith("Wx") else "H"
         check_axes(name, array, f"({letter}, {columns})" if name.startswith("W") else f"({columns},)")
     b = given[f"b{ends[0]}"]
-    if b.size % gates != 0:
-        raise ValueError(f"`b{ends[0]}` must have shape ({columns},), a multiple of {gates} elements; got {b.shape}.")
-    H, source = b.size // gates, f"`b{ends[0]}`"
+    H, source = _hidden_units(cell, f"b{ends[0]}", b), f"`b{ends[0]}`"
     parts = []
     for k, end in enumerate(ends):
         depth, letter = (given[f"Wx{ends[0]}"].shape[0], "D") if k < directions else (directions * H, "H")

@@ -38,6 +38,17 @@ class Cost(NamedTuple):
         return seconds
 
 
+def together(first: dict[str, Cost], second: dict[str, Cost]) -> dict[str, Cost]:
+    """Costs of two passes of one call."""
+    nothing = Cost()
+    both = {}
+    for name in (*first, *(name for name in second if name not in first)):
+        a, b = first.get(name, nothing), second.get(name, nothing)
+        sums = Cost(*(x + y for x, y in zip(a, b, strict=True)))
+        both[name] = sums._replace(resident=max(a.resident, b.resident))
+    return both
+
+
 # Measured once per process; the machine does not change.
 _fma_peak = cache(roofline.fma_peak)
 _activation_rates = cache(roofline.activation_rates)
@@ -49,10 +60,23 @@ def bandwidth(resident: int, threads: int) -> float:
     return roofline.read_bandwidth(max(resident, 1), threads)
 
 
-def forward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan, keeps: bool) -> dict[str, Cost]:
-    """Costs of the phases of a forward pass; `keeps` says whether it leaves a cache for the backward pass."""
+def forward_costs(
+    sizes: Sizes,
+    cell: Cell,
+    dtype: np.dtype,
+    plan: Plan,
+    keeps: bool,
+    rows: int | None = None,
+    returned: int | None = None,
+) -> dict[str, Cost]:
+    """Costs of the phases of a forward pass; `keeps` says whether it leaves a cache for the backward pass.
+
+    All sequences together have so many `rows`, of which so many are `returned`: N * T, if nothing else is said.
+    """
     N, T, D, H = sizes
-    item, rows, chunks = dtype.itemsize, N * T, -(-T // plan.chunk)
+    rows = N * T if rows is None else rows
+    returned = rows if returned is None else min(returned, rows)
+    item, chunks = dtype.itemsize, _chunks(sizes, rows, plan)
     units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) > 1
     columns = gates * units
     Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
@@ -76,14 +100,15 @@ def forward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan, keeps: 
             sigmoids=rows * units * cell.sigmoids,
             tanhs=rows * units * cell.tanhs,
         ),
-        "scatter": _copies(2 * rows * H * item, plan.chunk * N * H * item),
+        "scatter": _copies(2 * (returned + N) * H * item, plan.chunk * N * H * item),
     }
 
 
-def backward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan) -> dict[str, Cost]:
-    """Costs of the phases of a backward pass."""
+def backward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan, rows: int | None = None) -> dict[str, Cost]:
+    """Costs of the phases of a backward pass; `rows` as for `forward_costs`."""
     N, T, D, H = sizes
-    item, rows, chunks = dtype.itemsize, N * T, -(-T // plan.chunk)
+    rows = N * T if rows is None else rows
+    item, chunks = dtype.itemsize, _chunks(sizes, rows, plan)
     units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) > 1
     columns = gates * units
     Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
@@ -108,6 +133,11 @@ def backward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan) -> dic
             resident=(Wx + sums) // parts,
         ),
     }
+
+
+def _chunks(sizes: Sizes, rows: int, plan: Plan) -> int:
+    """How many chunks there are at least: they hold as many rows as have room."""
+    return -(-rows // max(plan.chunk * sizes.N, 1))
 
 
 def _weights(sizes: Sizes, columns: int, item: int, plan: Plan) -> tuple[int, int, int, int]:

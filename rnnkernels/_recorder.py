@@ -32,6 +32,21 @@ class Array(NamedTuple):
     nbytes: int
 
 
+class Work(NamedTuple):
+    """What the kernels of a recurrent function had to do."""
+
+    cell: str
+    """Key of the cell."""
+    sizes: tuple[int, int, int, int]
+    """Sequences as the kernels saw them, steps of the longest, inputs, hidden units."""
+    rows: int
+    """Steps of all sequences together."""
+    returned: int
+    """Rows of hidden states that are returned."""
+    is_again: bool = False
+    """Whether a backward pass ran forward once more."""
+
+
 @dataclasses.dataclass
 class Record:
     """One call of a public function; times in ns of `time.perf_counter_ns`."""
@@ -52,8 +67,8 @@ class Record:
     """Most memory of the process before a call that was made inside this one, which counts from its own beginning."""
     compiled: int = 0
     loaded: int = 0
-    cell: str = ""
-    """Key of the cell, of a recurrent function."""
+    work: "Work | None" = None
+    """Of a recurrent function."""
 
 
 listeners: tuple[list[Record], ...] = ()
@@ -153,11 +168,11 @@ def _arrays(values: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
     return found
 
 
-def tell_cell(key: str) -> None:
-    """Say which cell the call that this thread is in runs, if it is recorded."""
+def tell_work(work: Work) -> None:
+    """Say what the call that this thread is in does, if it is recorded; parts of it say so later, which is no news."""
     record = getattr(_call, "record", None)
-    if record is not None:
-        record.cell = key
+    if record is not None and record.work is None:
+        record.work = work
 
 
 def new_trace(members: int, chunks: int) -> np.ndarray:

@@ -92,7 +92,7 @@ def _run(
     is_step: bool,
     only_last: bool = True,
     options: Options | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any, Spans | None, tuple[np.ndarray, ...]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any, Spans | None]:
     """Check and run.
 
     Returns
@@ -107,8 +107,6 @@ def _run(
         Of x and the states as they were given, where they were broadcast.
     cache : object or None
     spans : Spans or None
-    states : tuple of ndarray of shape (N, H)
-        Before the first step.
     """
     cell = family.cell
     if num_threads is None and packed is None and options is None and not recorder.listeners:
@@ -131,7 +129,7 @@ def _run(
             )
             give_back(work)
             cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track)) if keep_cache else None
-            return h, last, track, None, cache, None, states
+            return h, last, track, None, cache, None
     named = dict(zip(cell.biases, biases, strict=True))
     checked = check_arguments(cell, x, names, states, Wx, Wh, named, is_step)
     arguments = checked.x, *checked.states, checked.Wx, checked.Wh, *checked.biases
@@ -178,7 +176,7 @@ def _run(
             cache.spans = spans
         if checkpoints is not None:
             cache.checkpoints = checkpoints
-    return h, last, kept.track, checked.shapes, cache, spans, checked.states
+    return h, last, kept.track, checked.shapes, cache, spans
 
 
 def _steps_between(
@@ -235,7 +233,7 @@ def forward(
         little = check_checkpoints(checkpoint_every, memory_budget, keep_cache)
         options = Options(None if options is None else options.spans, little)
     names = STATE_NAMES[family.cell.states]
-    h, last, track, _, cache, spans, _ = _run(
+    h, last, track, _, cache, spans = _run(
         family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, options
     )
     if spans is not None:
@@ -327,10 +325,10 @@ def backward(
     if spans is not None:
         first = [spans.initial_gradient(gradient) for gradient in first]
     result = SequenceGradients(
-        (found.dx.reshape(shape), _sum_to(first[0], shapes[1]), found.dWx, found.dWh, found.dbs[0])
+        (found.dx.reshape(shape), sum_to(first[0], shapes[1]), found.dWx, found.dWh, found.dbs[0])
     )
     if len(cell.states) > 1:
-        result.dc0 = _sum_to(first[1], shapes[2])
+        result.dc0 = sum_to(first[1], shapes[2])
     if len(cell.biases) > 1:
         result.dbh = found.dbs[1]
     return result
@@ -349,7 +347,7 @@ def step_forward(
 ) -> tuple[Any, ...]:
     """Advance by one step; returns the next states and the cache."""
     states_of = family.cell.states
-    _, h, track, shapes, cache, _, _ = _run(
+    _, h, track, shapes, cache, _ = _run(
         family, STEP_NAMES[states_of], x, states, Wx, Wh, biases, keep_cache, num_threads, packed, True
     )
     if len(states_of) == 1:
@@ -392,7 +390,7 @@ def step_backward(
         _remember_backward(family, sizes, cache, dnext_h, tuple(others))
     states = [dh0] if len(cell.states) == 1 else [dh0, dtrack0.copy()]
     if shapes is not None:
-        dx, *states = (_sum_to(g, given) for g, given in zip((dx, *states), shapes, strict=True))
+        dx, *states = (sum_to(g, given) for g, given in zip((dx, *states), shapes, strict=True))
     return dx, *states, dWx, dWh, dbs
 
 
@@ -403,13 +401,13 @@ def step_gradients(dx: np.ndarray, dprev_h: np.ndarray, dWx: Any, dWh: Any, dbs:
     return result
 
 
-def _sum_to(gradient: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The gradient of what was broadcast from `shape` to that of the gradient (N, H); None was not."""
+def sum_to(gradient: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
+    """The gradient of what was broadcast from `shape` to that of the gradient; None was not."""
     if shape is None or gradient.shape == shape:
         return gradient
-    if shape == ():
-        return gradient.sum()
-    return gradient.sum(axis=0).reshape(shape)
+    new = gradient.ndim - len(shape)
+    stretched = [axis for axis, length in enumerate(shape, new) if length == 1 != gradient.shape[axis]]
+    return gradient.sum(axis=(*range(new), *stretched)).reshape(shape)
 
 
 STATE_NAMES = {("h",): ("h0",), ("h", "c"): ("h0", "c0")}

@@ -1,5 +1,6 @@
 """What the passes of all cells share: plans, packing of weights, scratch, and the order of kernel calls."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,6 +103,32 @@ def step_flops(sizes: Sizes, cell: Cell) -> int:
     return 2 * len(cell.gates) * sizes.N * sizes.H * (sizes.D + sizes.H)
 
 
+def _kept(make: Callable[..., Plan]) -> Callable[..., Plan]:
+    """Keep the plans that `make` makes, but for those of spans."""
+
+    @functools.wraps(make)
+    def plan(
+        cell: Cell,
+        sizes: Sizes,
+        dtype: np.dtype,
+        num_threads: int | None,
+        has_packed: bool = False,
+        spans: Spans | None = None,
+    ) -> Plan:
+        if spans is not None:
+            return make(cell, sizes, dtype, num_threads, has_packed, spans)
+        key = make, cell.key, sizes, dtype, get_num_threads(), num_threads, has_packed
+        found = plans.get(key)
+        if found is None:
+            found = make(cell, sizes, dtype, num_threads, has_packed)
+            if len(plans) < MOST_PLANS:
+                plans[key] = found
+        return found
+
+    return plan
+
+
+@_kept
 def plan_forward(
     cell: Cell,
     sizes: Sizes,
@@ -111,43 +138,6 @@ def plan_forward(
     spans: Spans | None = None,
 ) -> Plan:
     """Plan a forward pass; `has_packed` says whether the caller has packed weights."""
-    if spans is not None:
-        return _plan_forward(cell, sizes, dtype, num_threads, has_packed, spans)
-    return _planned(_plan_forward, cell, sizes, dtype, num_threads, has_packed)
-
-
-def plan_backward(
-    cell: Cell,
-    sizes: Sizes,
-    dtype: np.dtype,
-    num_threads: int | None,
-    has_packed: bool = False,
-    spans: Spans | None = None,
-) -> Plan:
-    """Plan a backward pass; `has_packed` says whether the caller has packed weights."""
-    if spans is not None:
-        return _plan_backward(cell, sizes, dtype, num_threads, has_packed, spans)
-    return _planned(_plan_backward, cell, sizes, dtype, num_threads, has_packed)
-
-
-def _planned(make: Callable[..., Plan], cell: Cell, sizes: Sizes, *options: Any) -> Plan:
-    key = make, cell.key, sizes, get_num_threads(), *options
-    plan = plans.get(key)
-    if plan is None:
-        plan = make(cell, sizes, *options)
-        if len(plans) < MOST_PLANS:
-            plans[key] = plan
-    return plan
-
-
-def _plan_forward(
-    cell: Cell,
-    sizes: Sizes,
-    dtype: np.dtype,
-    num_threads: int | None,
-    has_packed: bool,
-    spans: Spans | None = None,
-) -> Plan:
     N, T, D, H = sizes
     gates, lanes = len(cell.gates), simd.lanes_of(dtype)
     flops = _mean_step_flops(sizes, cell, spans)
@@ -170,14 +160,16 @@ def _plan_forward(
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
 
 
-def _plan_backward(
+@_kept
+def plan_backward(
     cell: Cell,
     sizes: Sizes,
     dtype: np.dtype,
     num_threads: int | None,
-    has_packed: bool,
+    has_packed: bool = False,
     spans: Spans | None = None,
 ) -> Plan:
+    """Plan a backward pass; `has_packed` says whether the caller has packed weights."""
     N, T, D, H = sizes
     lanes = simd.lanes_of(dtype)
     flops = 2 * _mean_step_flops(sizes, cell, spans)
@@ -373,10 +365,10 @@ def run_forward(
         last[...] = h0  # no step overwrites the state of a sequence without any
     plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("forward", dtype)
-    recorder.tell_cell(cell.key)
+    steps = N * T if spans is None else spans.steps
+    recorder.tell_work(recorder.Work(cell.key, sizes, steps, len(h)))
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
-    steps = 1 if spans is None else spans.steps
     with Team(plan.threads, _kind("forward", cell, sizes, dtype, packed is not None, spans), steps) as team:
         matrices: Sequence[np.ndarray] = weights
         if plan.packs:
@@ -486,6 +478,7 @@ def run_forward_with_checkpoints(
         packed = pack(Team(1), layout.pack_columns, weights, len(cell.gates), forward_panels(cell, sizes.D, H, dtype))
     rows = 0 if only_last else x.shape[0] * x.shape[1]
     h = (empty if spans.is_whole else zeros)((rows, H), dtype)
+    recorder.tell_work(recorder.Work(cell.key, sizes, spans.steps, rows))
     before = []
     for begin, end in itertools.pairwise(borders):
         before.append(states)
@@ -554,7 +547,8 @@ def run_backward(
     dlast = np.zeros((0, H), dtype) if dstate[0] is None else dstate[0]
     plan = plan_backward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("backward", dtype)
-    recorder.tell_cell(cell.key)
+    steps = N * T if spans is None else spans.steps
+    recorder.tell_work(recorder.Work(cell.key, sizes, steps, 0, checkpoints is not None))
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
     last = rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work
@@ -574,7 +568,6 @@ def run_backward(
         blocks = _run_again(cell, x, weights, sizes, num_threads, spans or whole_spans(N, T), checkpoints)
     matrices: Sequence[np.ndarray] = weights
     for first, stop, before, kept_there in blocks:
-        steps = 1 if spans is None else spans.steps
         kind = _kind("backward", cell, sizes, dtype, packed is not None, spans), stop - first
         with Team(plan.threads, kind, steps) as team:
             if plan.packs:

@@ -24,7 +24,7 @@ from rnnkernels._checks import (
     suffixes,
 )
 from rnnkernels._packed import PackedWeights
-from rnnkernels._recurrent import STATE_NAMES, Family
+from rnnkernels._recurrent import STATE_NAMES, Family, sum_to
 from rnnkernels._results import ForwardResult, LayerGradients
 from rnnkernels._threads import threads_for
 from rnnkernels.kernels.simd import LANES
@@ -162,7 +162,7 @@ class Stack:
         }
         everything = LayerGradients((dh, gradients))
         for name, shape in zip(STATE_NAMES[states], cache.shapes, strict=True):
-            setattr(everything, f"d{name}", _sum_to(np.stack([getattr(result, f"d{name}") for result in found]), shape))
+            setattr(everything, f"d{name}", sum_to(np.stack([getattr(result, f"d{name}") for result in found]), shape))
         return everything
 
     def step(self, x: Any, state: Any) -> Any:
@@ -209,15 +209,6 @@ def _dropped(array: np.ndarray, mask: np.ndarray, dropout: float) -> np.ndarray:
     array = array * mask
     array *= array.dtype.type(1 / (1 - dropout))
     return array
-
-
-def _sum_to(gradient: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-    """The gradient of what was broadcast from `shape`; None was not there."""
-    if shape is None or gradient.shape == shape:
-        return gradient
-    new = gradient.ndim - len(shape)
-    stretched = [axis for axis, length in enumerate(shape, new) if length == 1 != gradient.shape[axis]]
-    return gradient.sum(axis=(*range(new), *stretched)).reshape(shape)
 
 
 def side_by_side(first: Callable[[], R], second: Callable[[], R]) -> list[R]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from rnnkernels import _recorder as recorder
 from rnnkernels._checks import Sizes
-from rnnkernels._costs import Cost, backward_costs, forward_costs
+from rnnkernels._costs import Cost, backward_costs, forward_costs, together
 from rnnkernels._sequence import plan_backward, plan_forward
 from rnnkernels.kernels import trace
 from rnnkernels.kernels.cell import cells
@@ -327,7 +327,7 @@ def _make_call(record: recorder.Record, clock: _Clock) -> Call:
     phases: tuple[Phase, ...] = ()
     limit_seconds = 0.0
     if record.traces:
-        costs = _costs(record, sizes, dtype, threads)
+        costs = _costs(record, dtype, threads)
         phases = _phases(costs, chunks, begin, seconds, dtype, joined)
         flops, n_bytes = sum(cost.flops for cost in costs.values()), sum(cost.bytes for cost in costs.values())
         limit_seconds = sum(phase.limit_seconds for phase in phases)
@@ -378,12 +378,16 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
     return {"size": int(np.prod(shapes["x"]))}, 0
 
 
-def _costs(record: recorder.Record, sizes: dict[str, int], dtype: np.dtype, threads: int) -> dict[str, Cost]:
-    cell = cells[record.cell or record.name.partition("_")[0]]
-    counts = Sizes(**sizes)
-    if record.name.endswith("backward"):
-        return backward_costs(counts, cell, dtype, plan_backward(cell, counts, dtype, threads))
-    return forward_costs(counts, cell, dtype, plan_forward(cell, counts, dtype, threads), bool(record.kept))
+def _costs(record: recorder.Record, dtype: np.dtype, threads: int) -> dict[str, Cost]:
+    work = record.work
+    if work is None:
+        return {}
+    cell, counts = cells[work.cell], Sizes(*work.sizes)
+    forward = plan_forward(cell, counts, dtype, threads)
+    if not record.name.endswith("backward"):
+        return forward_costs(counts, cell, dtype, forward, bool(record.kept), work.rows, work.returned)
+    costs = backward_costs(counts, cell, dtype, plan_backward(cell, counts, dtype, threads), work.rows)
+    return together(costs, forward_costs(counts, cell, dtype, forward, True, work.rows, 0)) if work.is_again else costs
 
 
 def _chunks(traces: list[np.ndarray], end: float, clock: _Clock) -> np.ndarray:

@@ -12,9 +12,11 @@ References
 
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,11 +173,16 @@ def activation_rates(dtype: Any = np.float32, num_threads: int = 1) -> Activatio
 
 
 def _best_rate(prepare: Callable[[], Prepared], threads: int) -> float:
-    """Work per second of threads that start together; `prepare` gives each a call and the work that it does."""
+    """Work per second of threads that start together; `prepare` gives each a call and the work that it does.
+
+    The thread that measures only waits for them, and for a queue alone: an interrupt inside of a barrier or an event of
+    Python can come out as an error about a lock.
+    """
     threads = min(threads, available_threads())
     rates = np.zeros((threads, ROUNDS))
     together = threading.Barrier(threads)
     prepared = [prepare() for _ in range(threads)]
+    ended: SimpleQueue[Future[None]] = SimpleQueue()
 
     def run(index: int) -> None:
         call, work = prepared[index]
@@ -190,16 +197,24 @@ def _best_rate(prepare: Callable[[], Prepared], threads: int) -> float:
             rates[index, number] = calls * work / (now - begin)
 
     def run_along(index: int) -> None:
-        with suppress(threading.BrokenBarrierError):
+        future: Future[None] = Future()
+        try:
             run(index)
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+        ended.put(future)
+        if future.exception():
+            together.abort()
 
-    others = [threading.Thread(target=run_along, args=(index,), daemon=True) for index in range(1, threads)]
-    try:
-        for thread in others:
-            thread.start()
+    if threads == 1:
         run(0)
-        for thread in others:
-            thread.join()
-    finally:
-        together.abort()  # an interrupt, or a thread that cannot be started: nobody is to wait for it
+    else:
+        try:
+            for index in range(threads):
+                start_new_thread(run_along, (index,))
+            for _ in range(threads):
+                ended.get().result()
+        finally:
+            together.abort()  # an interrupt, or a thread that cannot be started: nobody is to wait for it
     return float(rates.sum(axis=0).max())

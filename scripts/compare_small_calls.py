@@ -176,6 +176,7 @@ LAYERS = {
     "temporal_affine_forward": (("h", "w", "b"), ""),
     "temporal_affine_backward": (("h", "w", "b"), "scores"),
     "temporal_softmax_loss": (("scores", "words", "mask"), ""),
+    "temporal_affine_softmax_loss": (("h", "w", "b", "words", "mask"), ""),
 }
 """Arguments of a function, or of the forward pass before it and the gradient that arrives."""
 

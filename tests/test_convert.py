@@ -5,6 +5,7 @@ All weights differ from one another: constant ones hide a wrong order of gates.
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -393,6 +394,14 @@ def test_safetensors__are_read_by_prefix(rng, tmp_path):
         convert.from_safetensors(tmp_path / "model.safetensors")
 
 
+@pytest.fixture
+def keras():
+    if "KERAS_BACKEND" not in os.environ:
+        pytest.importorskip("jax")
+        os.environ["KERAS_BACKEND"] = "jax"
+    return pytest.importorskip("keras")
+
+
 class Layer:
     """As much of a layer of Keras as is read."""
 
@@ -444,6 +453,49 @@ def test_layer_of_keras__is_read_by_its_configuration(rng, reset_after):
 def test_layers_of_keras__that_compute_something_else_are_refused(kind, config, message):
     with pytest.raises(ValueError, match=message):
         convert.from_keras(keras_layer(kind, [], **config))
+
+
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU", "GRU reset before"])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_layer_of_keras__computes_the_same(rng, keras, kind, use_bias):
+    options = {"reset_after": False} if kind.endswith("before") else {}
+    x = rng.standard_normal((2, 6, 3)).astype(np.float32)
+    make = getattr(keras.layers, kind.split()[0])
+    layer = make(5, return_sequences=True, use_bias=use_bias, bias_initializer="random_normal", **options)
+    want = np.asarray(layer(x))
+    ours = convert.from_keras(layer)
+    np.testing.assert_allclose(ours.forward(x).h, want, **FLOAT32_TOLERANCE)
+
+    both = keras.layers.Bidirectional(make(4, return_sequences=True, bias_initializer="random_normal", **options))
+    want = np.asarray(both(x))
+    cell = type(ours).__name__.lower()
+    parameters = convert.from_keras_weights(both.get_weights())
+    np.testing.assert_allclose(run_stack(cell, parameters, x, not options), want, **FLOAT32_TOLERANCE)
+    both.set_weights(convert.to_keras_weights(parameters, reset_after=not options))
+    np.testing.assert_array_equal(np.asarray(both(x)), want)
+    np.testing.assert_allclose(convert.from_keras(both).forward(x).h, want, **FLOAT32_TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["SimpleCell", "GRUCell", "LSTMCell", "OptimizedLSTMCell"])
+def test_cell_of_flax__computes_the_same(rng, kind):
+    jax, nn = pytest.importorskip("jax"), pytest.importorskip("flax.linen")
+    x = rng.standard_normal((2, 6, 3)).astype(np.float32)
+    forth, back = (nn.RNN(getattr(nn, kind)(5, bias_init=nn.initializers.normal(0.5))) for _ in range(2))
+    for module in (forth, nn.Bidirectional(forth, back)):
+        params = module.init(jax.random.key(1), x)
+        want = np.asarray(module.apply(params, x))
+        parameters = convert.from_flax_params(params)
+        cell = {"SimpleCell": "rnn", "GRUCell": "gru"}.get(kind, "lstm")
+        np.testing.assert_allclose(run_stack(cell, parameters, x), want, **FLOAT32_TOLERANCE)
+        own = convert.to_flax_params(parameters)
+        own = {"params": own if "forward_rnn" in own else {"cell": own}}
+        assert jax.tree.structure(own) == jax.tree.structure(jax.tree.map(np.asarray, params))
+        np.testing.assert_allclose(np.asarray(module.apply(own, x)), want, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(
+        convert.from_flax(forth.init(jax.random.key(2), x)).forward(x).h,
+        np.asarray(forth.apply(forth.init(jax.random.key(2), x), x)),
+        **FLOAT32_TOLERANCE,
+    )
 
 
 def test_flax_parts__have_the_biases_of_flax():

@@ -270,3 +270,16 @@ def test_profile__is_short_in_repr_readable_in_str_and_a_table_in_notebooks(rng)
 def test_public_modules__name_what_is_public(module):
     assert list(module.__all__) == sorted(module.__all__, key=lambda name: (not name.isupper(), name.islower(), name))
     assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_calls_with_lengths__count_the_steps_that_there_are(rng):
+    arguments = make_arguments(rng, 4, 6, 40, 5, 16, np.float32)
+    lengths = [40, 3, 0, 17, 8, 2]
+    with profiling.profile() as profile:
+        result = rnnkernels.lstm_forward(*arguments, lengths=lengths)
+        rnnkernels.lstm_backward(result.h, result.cache)
+        rnnkernels.lstm_backward(result.h, rnnkernels.lstm_forward(*arguments, checkpoint_every=10).cache)
+    forward = 2 * 4 * 16 * (5 + 16)
+    whole, rows = 6 * 40, sum(lengths)
+    flops = [rows * forward, 2 * rows * forward, whole * forward, 3 * whole * forward]
+    assert [call.flops for call in profile.calls] == flops

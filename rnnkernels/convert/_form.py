@@ -32,12 +32,7 @@ NAME = re.compile(r"(Wx|Wh|b|bh)(?:_l(0|[1-9]\d*))?(_reverse)?")
 
 def cell_of(name: str, Wh: np.ndarray) -> Cell:
     """Tell the cell by its number of gates, from weights (H, GH) of the hidden state."""
-    return KINDS[cell_of_gates(name, Wh)]._family.cell
-
-
-def cell_of_gates(name: str, Wh: np.ndarray) -> int:
-    """How many gates weights (H, GH) have."""
-    return check_gates(name, Wh, KINDS)
+    return KINDS[check_gates(name, Wh, KINDS)]._family.cell
 
 
 def exchange(array: np.ndarray, given: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
@@ -195,5 +190,5 @@ def source_of(parameters: Any, reset_after: bool | None = None) -> tuple[Mapping
 def make_layer(parameters: Weights, reset_after: bool = True) -> Layer:
     """Make a layer of converted weights: the only place where that is done."""
     first = next(name for name in parameters if name.startswith("Wh"))
-    kind: Any = KINDS[cell_of_gates(first, parameters[first])]
+    kind: Any = KINDS[check_gates(first, parameters[first], KINDS)]
     return kind.from_parameters(parameters) if reset_after else kind.from_parameters(parameters, reset_after=False)
