@@ -8,6 +8,8 @@ from numpy import ndarray
 from rnnkernels import _recorder as recorder
 from rnnkernels import _sequence
 from rnnkernels._checks import (
+    FLOAT32,
+    FLOAT64,
     IN_LAYOUT,
     Sizes,
     check_arguments,
@@ -22,7 +24,7 @@ from rnnkernels._checks import (
 )
 from rnnkernels._memory import borrow, empty, give_back
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
-from rnnkernels._sequence import Gradients, Kept, SmallBackward, SmallCall
+from rnnkernels._sequence import Kept, SmallBackward, SmallCall
 from rnnkernels._spans import Spans, find_spans, whole_spans
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.simd import LANES
@@ -60,13 +62,16 @@ def _fit(arrays: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...], dtype: np
     return True
 
 
-def _remember(family: Family, sizes: Sizes, keeps: bool, only_last: bool, arguments: tuple[np.ndarray, ...]) -> None:
+def _remember(
+    family: Family, sizes: Sizes, keeps: bool, only_last: bool | None, arguments: tuple[np.ndarray, ...]
+) -> None:
     """Keep what a call like this needs, if it is small."""
     if len(family.small) < MOST_SMALL_CALLS:
-        call = _sequence.small_forward(family.cell, sizes, arguments[0].dtype, keeps, only_last, *arguments)
+        dtype, no_h = arguments[0].dtype, only_last is not False
+        call = _sequence.small_forward(family.cell, sizes, dtype, keeps, no_h, *arguments)
         if call is not None:
             Wx = arguments[1 + len(family.cell.states)]
-            family.small[arguments[0].dtype, keeps, only_last, arguments[0].shape, Wx.shape] = call
+            family.small[dtype, keeps, only_last, arguments[0].shape, Wx.shape] = call
 
 
 class Options(NamedTuple):
@@ -109,26 +114,10 @@ def _run(
     spans : Spans or None
     """
     cell = family.cell
-    if num_threads is None and packed is None and options is None and not recorder.listeners:
-        call, dtype = None, x.dtype if type(x) is np.ndarray else np.dtype(np.float32)
-        if type(x) is np.ndarray and type(Wx) is np.ndarray:
-            call = family.small.get((dtype, keep_cache, only_last, x.shape, Wx.shape))
-            if call is not None and not _fit((x, *states, Wx, Wh, *biases), call.shapes, dtype):
-                whole_states, whole_biases = _with_zeros(x, states, Wh, biases)
-                if _fit((x, *whole_states, Wx, Wh, *whole_biases), call.shapes, dtype):
-                    states, biases = whole_states, whole_biases
-                else:
-                    call = None
-        if call is not None:
-            h = empty(call.h, dtype) if call.no_h is None else call.no_h
-            last, track = empty(call.last, dtype), empty(call.track, dtype)
-            tape = empty(call.tape, dtype) if call.no_tape is None else call.no_tape
-            work, rows = borrow(call.scratch, dtype), x if is_step else x.reshape(x.shape[0] * x.shape[1], x.shape[2])
-            call.code(
-                rows, states[0], states[-1], Wx, Wh, biases, h, last, tape, track, call.places, work, *call.division
-            )
-            give_back(work)
-            cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track)) if keep_cache else None
+    if not is_step and num_threads is None and packed is None and options is None and not recorder.listeners:
+        small = _run_small(family, x, states, Wx, Wh, biases, keep_cache, only_last)
+        if small is not None:
+            h, last, track, cache = small
             return h, last, track, None, cache, None
     named = dict(zip(cell.biases, biases, strict=True))
     checked = check_arguments(cell, x, names, states, Wx, Wh, named, is_step)
@@ -166,7 +155,7 @@ def _run(
             spans,
         )
     if packed is None and num_threads is None and options is None:
-        _remember(family, checked.sizes, keep_cache, only_last, arguments)
+        _remember(family, checked.sizes, keep_cache, None if is_step else only_last, arguments)
     cache = None
     if keep_cache:
         cache = family.cache(checked.x, checked.states[0], checked.Wx, checked.Wh, *kept)
@@ -194,15 +183,61 @@ def _steps_between(
 _new = tuple.__new__
 
 
-def _with_zeros(
+def _run_small(
+    family: Family,
+    x: Any,
+    states: tuple[Any, ...],
+    Wx: Any,
+    Wh: Any,
+    biases: tuple[Any, ...],
+    keep_cache: bool,
+    only_last: bool | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any] | None:
+    """Run a small call like one that was checked before; None if there was none, or more is to be checked.
+
+    For a single step `only_last` is None. Returns h, the last hidden states, the track and the cache.
+    """
+    if type(x) is not ndarray or type(Wx) is not ndarray:
+        return None
+    dtype = x.dtype
+    call = family.small.get((dtype, keep_cache, only_last, x.shape, Wx.shape))
+    if call is None:
+        return None
+    code, shapes, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, places, scratch, division = call
+    if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
+        states, biases = _completed(x, states, Wh, biases)
+        if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
+            return None
+    h0 = states[0]
+    h = empty(of_h, dtype) if no_h is None else no_h
+    last, track = empty(of_last, dtype), empty(of_track, dtype)
+    tape = empty(of_tape, dtype) if no_tape is None else no_tape
+    work = borrow(scratch, dtype)
+    code(
+        x if rows is None else x.reshape(rows), h0, states[-1], Wx, Wh, biases, h, last, tape, track, places, work,
+        *division,
+    )  # fmt: skip
+    give_back(work)
+    return h, last, track, _new(family.cache, (x, h0, Wx, Wh, tape, track)) if keep_cache else None
+
+
+def _completed(
     x: Any, states: tuple[Any, ...], Wh: Any, biases: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """States and biases with zeros in the place of None, if the others are arrays; checks come later."""
-    if isinstance(x, np.ndarray) and isinstance(Wh, np.ndarray) and x.ndim > 1 and Wh.ndim == 2:
+    """States and biases with zeros in the place of None, and states in the dtype of x; checks come later."""
+    if isinstance(x, ndarray) and isinstance(Wh, ndarray) and x.ndim > 1 and Wh.ndim == 2:
         (N, *_), (H, columns), dtype = x.shape, Wh.shape, x.dtype
-        states = tuple([np.zeros((N, H), dtype) if state is None else state for state in states])
+        zeros = np.zeros((N, H), dtype) if any(state is None for state in states) else None
+        states = tuple([zeros if state is None else _in_dtype(state, dtype) for state in states])
         biases = biases[0], *[np.zeros((columns,), dtype) if bias is None else bias for bias in biases[1:]]
     return states, biases
+
+
+def _in_dtype(state: Any, dtype: np.dtype) -> Any:
+    """A state of the other float dtype in this one."""
+    if type(state) is ndarray and state.dtype != dtype and state.dtype in (FLOAT32, FLOAT64):
+        return state.astype(dtype)
+    return state
 
 
 def forward(
@@ -255,10 +290,11 @@ def _last_state(family: Family, last: np.ndarray, track: np.ndarray, spans: Span
     return family.state(last, spans.final(track[steps, np.arange(track.shape[1]), :H]))
 
 
-def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, ...]) -> Gradients | None:
+def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Run a small backward pass like one that was checked before; None if there was none, or more is to be checked.
 
-    `dh` has the shape of h, `others` are the gradients of the other states after the last step.
+    `dh` has the shape of h, `others` are the gradients of the other states after the last step. Returns dx, dh0, the
+    gradient of the track as the kernel leaves it, dWx, dWh and those of the biases.
     """
     if type(cache) is not family.cache or type(dh) is not np.ndarray or recorder.listeners:
         return None
@@ -266,22 +302,24 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     call = family.small_backward.get((dtype, dh.shape, cache.Wx.shape))
     if call is None or not _fit((*cache, dh, *others), call.shapes, dtype):
         return None
+    code, _, (of_dx, of_dh0, of_dWx, of_dWh, of_db), nothing, places, scratch, division = call
     x, h0, Wx, Wh, tape, track = cache
-    dx, dh0, dWx, dWh, db = [empty(shape, dtype) for shape in call.gradients]
-    dbs = (db,) if len(family.cell.biases) == 1 else (db, empty(db.shape, dtype))
-    dtrack = call.nothing
-    if len(family.cell.states) > 1:
-        dtrack = np.zeros(track.shape[1:], dtype)
-        for other in others:
-            dtrack[:, : h0.shape[1]] = other
-    if x.ndim == 3:
-        x, dh = x.reshape(dx.shape), dh.reshape(-1, h0.shape[1])
-    work = borrow(call.scratch, dtype)
-    call.code(
-        x, h0, Wx, Wh, tape, track, dh, call.nothing, dtrack, dx, dh0, dWx, dWh, dbs, call.places, work, *call.division
-    )
+    dx, dh0, db = empty(of_dx, dtype), empty(of_dh0, dtype), empty(of_db, dtype)
+    dWx, dWh = empty(of_dWx, dtype), empty(of_dWh, dtype)
+    dbs = (db,) if len(family.cell.biases) == 1 else (db, empty(of_db, dtype))
+    dtrack = nothing
+    if others or x.ndim == 3:
+        H = h0.shape[1]
+        if len(family.cell.states) > 1:
+            dtrack = np.zeros(track.shape[1:], dtype)
+            for other in others:
+                dtrack[:, :H] = other
+        if x.ndim == 3:
+            x, dh = x.reshape(of_dx), dh.reshape(-1, H)
+    work = borrow(scratch, dtype)
+    code(x, h0, Wx, Wh, tape, track, dh, nothing, dtrack, dx, dh0, dWx, dWh, dbs, places, work, *division)
     give_back(work)
-    return _new(Gradients, (dx, dh0, dtrack[:, : h0.shape[1]], dWx, dWh, dbs))
+    return dx, dh0, dtrack, dWx, dWh, dbs
 
 
 def _remember_backward(
@@ -299,6 +337,17 @@ def backward(
 ) -> SequenceGradients:
     """Propagate gradients back through sequences."""
     cell = family.cell
+    is_plain = (
+        type(cache) is family.cache
+        and num_threads is packed is dstate is None
+        and cache.shapes is cache.spans is cache.checkpoints is None
+    )
+    if is_plain:
+        small = _run_small_backward(family, cache, dh, ())
+        if small is not None and cache.x.ndim == 3:
+            dx, dh0, dtrack0, dWx, dWh, dbs = small
+            return _gradients(cell, dx.reshape(cache.x.shape), [dh0, dtrack0[:, : dh0.shape[1]]], dWx, dWh, dbs)
+    given = cache
     cache, sizes = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
     shape, H = cache.x.shape, sizes.H
     (N, T), dtype = shape[:2] if len(shape) == 3 else (shape[0], 1), cache.x.dtype
@@ -324,13 +373,19 @@ def backward(
     shapes, first = cache.shapes or (None,) * 3, [found.dh0, found.dtrack0][: len(cell.states)]
     if spans is not None:
         first = [spans.initial_gradient(gradient) for gradient in first]
-    result = SequenceGradients(
-        (found.dx.reshape(shape), sum_to(first[0], shapes[1]), found.dWx, found.dWh, found.dbs[0])
-    )
+    elif is_plain and dh is not None and cache is given:
+        _remember_backward(family, sizes, cache, dh, ())
+    first = [sum_to(gradient, given_shape) for gradient, given_shape in zip(first, shapes[1:], strict=False)]
+    return _gradients(cell, found.dx.reshape(shape), first, found.dWx, found.dWh, found.dbs)
+
+
+def _gradients(cell: Cell, dx: np.ndarray, first: list[np.ndarray], dWx: Any, dWh: Any, dbs: Any) -> SequenceGradients:
+    """Five gradients as a tuple, and those of a second state and a second bias; `first` are those of first states."""
+    result = SequenceGradients((dx, first[0], dWx, dWh, dbs[0]))
     if len(cell.states) > 1:
-        result.dc0 = sum_to(first[1], shapes[2])
+        result.dc0 = first[1]
     if len(cell.biases) > 1:
-        result.dbh = found.dbs[1]
+        result.dbh = dbs[1]
     return result
 
 
@@ -347,6 +402,11 @@ def step_forward(
 ) -> tuple[Any, ...]:
     """Advance by one step; returns the next states and the cache."""
     states_of = family.cell.states
+    if num_threads is None and packed is None and not recorder.listeners:
+        small = _run_small(family, x, states, Wx, Wh, biases, keep_cache, None)
+        if small is not None:
+            _, h, track, cache = small
+            return (h, cache) if len(states_of) == 1 else (h, track[-1, :, : h.shape[1]].copy(), cache)
     _, h, track, shapes, cache, _ = _run(
         family, STEP_NAMES[states_of], x, states, Wx, Wh, biases, keep_cache, num_threads, packed, True
     )
@@ -371,7 +431,9 @@ def step_backward(
         small = _run_small_backward(family, cache, gradients[0], gradients[1:])
         if small is not None and cache.x.ndim == 2:
             dx, dh0, dtrack0, dWx, dWh, dbs = small
-            return (dx, dh0, dWx, dWh, dbs) if len(cell.states) == 1 else (dx, dh0, dtrack0.copy(), dWx, dWh, dbs)
+            if len(cell.states) == 1:
+                return dx, dh0, dWx, dWh, dbs
+            return dx, dh0, dtrack0[:, : dh0.shape[1]].copy(), dWx, dWh, dbs
     cache, sizes = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
     check_single_step(sizes.T, forward_name)
     shape, dtype, shapes = (sizes.N, sizes.H), cache.x.dtype, cache.shapes

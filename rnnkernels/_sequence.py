@@ -15,7 +15,7 @@ from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back,
 from rnnkernels._spans import Spans, whole_places, whole_spans
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS
-from rnnkernels.kernels import layout, micro_kernel, passes, phases, simd
+from rnnkernels.kernels import in_place, layout, micro_kernel, passes, phases, simd
 from rnnkernels.kernels.cell import Cell
 
 
@@ -155,8 +155,8 @@ def plan_forward(
     strips = 1 if by_rows else threads
     z_columns = columns if chunk > 1 or cell.late else strips * strip * lanes * gates
     at = phases.forward_regions(rows, chunk, D, H, gates, cell.late, len(cell.biases), z_columns, lanes)
-    scratch = at.parts + (threads if by_rows else 1) * at.part + threads * layout.BUFFER_VECTORS * lanes
-    packs = has_packed or _is_worth_packing(N, T, flops)
+    scratch = at.parts + (threads if by_rows else 1) * at.part + threads * in_place.BUFFER_VECTORS * lanes
+    packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_FORWARD_STEPS, N + 1)
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
 
 
@@ -179,7 +179,7 @@ def plan_backward(
     blocked = chunk < T or H % lanes > 0
     at = phases.backward_regions(N, chunk, D, H, len(cell.gates), cell.late, len(cell.biases), blocked, lanes)
     scratch = at.panels + threads * at.member
-    packs = has_packed or _is_worth_packing(N, T, flops)
+    packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_BACKWARD_STEPS, 1)
     return Plan(chunk, 0, threads, by_rows, flops, packs, blocked, scratch)
 
 
@@ -189,9 +189,12 @@ def _mean_step_flops(sizes: Sizes, cell: Cell, spans: Spans | None) -> int:
     return flops if spans is None else flops * spans.steps // (sizes.N * sizes.T)
 
 
-def _is_worth_packing(N: int, T: int, flops: int) -> bool:
-    """Whether matrices are used often enough to be packed, in a call long enough not to notice the kernels for it."""
-    return T >= tuning.PACKED_STEPS and T * flops >= tuning.PACKED_FLOPS
+def _is_worth_packing(cell: Cell, sizes: Sizes, dtype: np.dtype, steps: tuple[float, float], rows: int) -> bool:
+    """Whether matrices are used often enough to be packed; `rows` of a product count as so many, see `tuning`."""
+    _, T, D, H = sizes
+    n_bytes = len(cell.gates) * (D + H) * H * dtype.itemsize
+    least, more = steps
+    return T >= tuning.PACKED_LEAST_STEPS and T * rows >= least + more / math.sqrt(max(n_bytes, 1) * 1e-6)
 
 
 def _split(cell: Cell, sizes: Sizes, dtype: np.dtype, step_flops: int, num_threads: int | None) -> tuple[int, bool]:
@@ -280,6 +283,8 @@ class SmallCall(NamedTuple):
     code: Any
     shapes: tuple[tuple[int, ...], ...]
     """Of x, the states, Wx, Wh and the biases."""
+    rows: tuple[int, int] | None
+    """Shape of x for the kernel; None if that is its own."""
     h: tuple[int, int]
     last: tuple[int, int]
     tape: tuple[int, int, int]
@@ -299,7 +304,7 @@ def small_forward(
     cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, only_last: bool, *arguments: np.ndarray
 ) -> SmallCall | None:
     """Make a small call for arrays like these, x, the states, Wx, Wh and the biases; None if it is not small."""
-    N, T, _, H = sizes
+    N, T, D, H = sizes
     plan = plan_forward(cell, sizes, dtype, None)
     if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0:
         return None
@@ -307,6 +312,7 @@ def small_forward(
     return SmallCall(
         cell.machine_code("forward", dtype),
         tuple([array.shape for array in arguments]),
+        None if arguments[0].ndim == 2 else (N * T, D),
         (N * T, H),
         (N, H),
         (T if keeps else 1, N, len(cell.tape) * units),

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from rnnkernels import _tuning
 from rnnkernels.kernels.cell import cells
 
 DTYPES = [np.float32, np.float64]
@@ -118,3 +119,10 @@ class GuardedMemory:
         for block, border in self.blocks:
             borders = np.concatenate([block[:border], block[-border:]])
             assert (borders.view(np.uint8) == self.BORDER).all(), "something was written outside an array"
+
+
+def force_packing(monkeypatch, packed):
+    """Let weights be packed in every call, or in none."""
+    monkeypatch.setattr(_tuning, "PACKED_LEAST_STEPS", 0 if packed else math.inf)
+    for steps in ("PACKED_FORWARD_STEPS", "PACKED_BACKWARD_STEPS"):
+        monkeypatch.setattr(_tuning, steps, (0, 0))

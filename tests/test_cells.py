@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from helpers import DIVIDED, DTYPES, GATES, assert_all_close, exact, function, make_arguments
+from helpers import DIVIDED, DTYPES, GATES, assert_all_close, exact, force_packing, function, make_arguments
 
 import rnnkernels
-from rnnkernels import _tuning, reference
+from rnnkernels import reference
 
 # Around the tiles (6 rows, panels of 4 to 32 columns), depth blocks (128 to 512) and chunks; 1 and odd everywhere.
 SIZES = [
@@ -37,8 +37,7 @@ SIZES = [
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("cell", GATES)
 def test_sequence__matches_reference(rng, cell, sizes, dtype, packed, monkeypatch):
-    monkeypatch.setattr(_tuning, "PACKED_STEPS", 0 if packed else 1 << 60)
-    monkeypatch.setattr(_tuning, "PACKED_FLOPS", 0)
+    force_packing(monkeypatch, packed)
     args = make_arguments(rng, GATES[cell], *sizes, dtype)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(dtype)
     h, cache = function(rnnkernels, cell, "forward")(*args)

@@ -5,7 +5,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import DIVIDED, DTYPES, GATES, assert_close, assert_same_bits, exact, function, make_arguments
+from helpers import (
+    DIVIDED,
+    DTYPES,
+    GATES,
+    assert_close,
+    assert_same_bits,
+    exact,
+    force_packing,
+    function,
+    make_arguments,
+)
 
 import rnnkernels
 from rnnkernels import _threads, _tuning, reference
@@ -40,14 +50,12 @@ def test_weights__packed_or_read_in_place_give_the_same_bits(rng, cell, sizes, d
     args = make_arguments(rng, GATES[cell], *sizes, dtype)
     dh = rng.standard_normal((sizes[0], sizes[1], sizes[3])).astype(dtype)
     results = []
-    for steps, flops in ((0, 0), (1 << 60, 0), (0, 1 << 60)):
-        monkeypatch.setattr(_tuning, "PACKED_STEPS", steps)
-        monkeypatch.setattr(_tuning, "PACKED_FLOPS", flops)
+    for packed in (True, False):
+        force_packing(monkeypatch, packed)
         h, cache = forward(*args)
         results.append([h, *backward(dh, cache)])
-    for others in results[1:]:
-        for got, want in zip(others, results[0], strict=True):
-            assert_same_bits(got, want)
+    for got, want in zip(*results, strict=True):
+        assert_same_bits(got, want)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import DTYPES, assert_same_bits
+from helpers import DTYPES, GATES, assert_same_bits, function, make_arguments
 
 import rnnkernels
 from rnnkernels import _checks, affine, embedding, loss, reference
+from rnnkernels.kernels.cell import cells
 
 
 def affine_calls(rng, sizes, dtype):
@@ -180,3 +181,18 @@ def test_steps_of_a_sampling_loop__agree_with_the_reference(rng, dtype):
     out, _ = rnnkernels.temporal_affine_forward(x, w, b)
     want, _ = reference.temporal_affine_forward(*(a.astype(np.float64) for a in (x, w, b)))
     np.testing.assert_allclose(out, want, rtol=0, atol=100 * np.finfo(dtype).eps * np.abs(want).max())
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_small_call__of_a_step_is_none_of_a_sequence(rng, cell):
+    """A call like one before is a call of the same function."""
+    x, h0, *weights = make_arguments(rng, GATES[cell], 2, 3, 4, 5, np.float32)
+    forward, step = function(rnnkernels, cell, "forward"), function(rnnkernels, cell, "step_forward")
+    states = (h0,) * len(cells[cell].states)
+    for _ in range(2):
+        forward(x, h0, *weights, outputs="last")
+        with pytest.raises(ValueError, match="`x` must have shape"):
+            step(x, *states, *weights)
+        step(x[:, 0], *states, *weights)
+        with pytest.raises(ValueError, match="`x` must have shape"):
+            forward(x[:, 0], h0, *weights, outputs="last")

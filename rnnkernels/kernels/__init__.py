@@ -20,11 +20,11 @@ still in the first-level cache. Modules, from the ground up::
     team, trace     several threads in one kernel; times of phases
     micro_kernel    the register tile and the product
     layout          packing, gathering, scattering, transposing
+    in_place        products with matrices as they lie
     phases          project, recur and accumulate
     passes          the only loops over time, for sequences, steps and streams of every cell
     cell            what a cell is to the rest of the package, and the registry
     rnn, lstm, gru  the cells: a description and three row functions each
-    in_place        products of small affine layers, on matrices as they lie
     embedding, affine, loss         the other layers
     roofline        what the processor can do at most
 
@@ -39,7 +39,7 @@ different lengths, both directions and states that begin anew are the same thing
 Weights packed or in place
 --------------------------
 Packing a matrix pays where it is used often enough. A call of few steps reads its weights where they lie:
-`layout.multiply_in_place` packs a few panels of a part of the depth in scratch that stays in the nearest cache, and
+`in_place` packs a few panels of a part of the depth in scratch that stays in the nearest cache, and
 multiplies by the same tiles; for a few rows it reads the matrix once, from one end of its rows to the other. The sums
 have the same order, so the bits are the same.
 

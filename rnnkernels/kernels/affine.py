@@ -19,13 +19,12 @@ from rnnkernels.kernels.layout import (
     copy_row_padded,
     fill_row,
     pack_and_add_rows,
-    pack_edge,
     transpose_rows,
     unit_count,
 )
 from rnnkernels.kernels.micro_kernel import SUM_DEPTH, VECTORS_PER_PANEL, multiply, panel_width
 from rnnkernels.kernels.phases import panels_together
-from rnnkernels.kernels.simd import lanes, load, load_first, splat, store_first, transpose_block
+from rnnkernels.kernels.simd import lanes, load, load_first, splat, store_first, transpose_block, transpose_edge
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 FEW_ROWS = 8
@@ -104,7 +103,7 @@ def input_gradient(w, dout, rows, dx, scratch):
                     if left - v >= step and part - line >= step:
                         transpose_block(w, source, columns, scratch, target, group)
                     else:
-                        pack_edge(w, source, columns, left - v, part - line,
+                        transpose_edge(w, source, columns, left - v, part - line,
                                   scratch, target, group, min(step, part - line), step)  # fmt: skip
             if k > 0:
                 multiply_part(dout, k, columns, 1, rows, scratch, 0, group, part,

@@ -1,13 +1,25 @@
 """Products with a matrix where it lies, for what is too small to be worth packing.
 
 The sums have the order of those of `micro_kernel`, and so the same bits: a part of the depth at a time, see there.
+Recurrent layers multiply by gates of interleaved columns, in `multiply_in_place` and its transpose, affine layers by
+natural ones, in `multiply_part`.
 """
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rnnkernels.kernels.jit import inlined
+from rnnkernels.kernels.jit import expanded, inlined
+from rnnkernels.kernels.layout import pack_transposed_lines
+from rnnkernels.kernels.linking import shared
+from rnnkernels.kernels.micro_kernel import (
+    PANEL_GROUPS,
+    SMALL_GROUP,
+    SUM_DEPTH,
+    VECTORS_PER_PANEL,
+    multiply,
+    panel_width,
+)
 from rnnkernels.kernels.simd import (
     I64,
     VECTOR_REGISTERS,
@@ -16,10 +28,15 @@ from rnnkernels.kernels.simd import (
     emit_loop,
     lanes,
     llvm_vector,
+    load,
+    load_first,
     load_masked,
     load_vector,
     mask_of_first,
+    prefetch,
+    splat,
     splat_scalar,
+    store,
     store_masked,
     store_vector,
     vector_of,
@@ -34,6 +51,15 @@ NARROW_ROWS = 8
 
 ROW_VECTORS = 8
 """Vectors that a single row takes at once: eight sums hide the latency of a fused multiply-add."""
+
+FEW_ROWS, LINES_AT_ONCE = 12, 4
+"""Rows up to which weights in place are read row by row, and how many of these rows are read at a time."""
+
+ROWS_TOGETHER = 4 if VECTOR_REGISTERS >= 32 else 2
+"""Rows that use a vector of such weights while it is in a register, beside their factors."""
+
+BUFFER_VECTORS = VECTORS_PER_PANEL * max(SMALL_GROUP, PANEL_GROUPS[-1]) * SUM_DEPTH
+"""Vectors of the buffer of a product in place."""
 
 
 def _emit(builder, vector, row_count, vector_count, a, b, depth, s, c, rows, columns):
@@ -133,3 +159,193 @@ def multiply_part(a, a0, a_stride, a_step, rows, b, b0, b_stride, depth, s, s0, 
         multiply_tile(a, a0 + r * a_stride, a_stride, a_step, min(rows - r, tile), b, b0, b_stride, depth,
                       s, s0 + r * s_stride, s_stride,
                       c, c0 + r * c_stride, c_stride, columns)  # fmt: skip
+
+
+@shared("a weights start c buffer")
+def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
+                      start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
+    """As `multiply` with weights (depth, G * H) that nobody has packed, for vectors `first .. end` of their columns.
+
+    The sums and their bits are the same. Where weights serve few rows a matrix of panels is not worth the memory: parts
+    of a few panels are packed in `buffer`, which stays in the nearest cache, multiplied, and forgotten; or, for very
+    few rows, the weights are read once, from one end of their rows to the other, and sums of parts wait in `buffer`.
+    """
+    step, width = lanes(weights), panel_width(weights)
+    if rows <= FEW_ROWS and rows > 0:
+        multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
+                          start, s0, start_stride, c, c0, c_stride, buffer, buffer0)  # fmt: skip
+        return
+    group = VECTORS_PER_PANEL * panels_in_place(rows)
+    for v in range(first, end, group):
+        count = min(group, end - v)
+        column = (v - first) * step
+        k = 0
+        while True:
+            lines = min(SUM_DEPTH, depth - k)
+            for i in range(count):
+                unit, gate = (v + i) // gates, (v + i) % gates
+                left = hidden - unit * step
+                here = w0 + k * stride + gate * hidden + unit * step
+                there = buffer0 + i // VECTORS_PER_PANEL * lines * width + i % VECTORS_PER_PANEL * step
+                if left >= step:
+                    for line in range(lines):
+                        prefetch(weights, here + line * stride + 2 * step)
+                        store(buffer, there + line * width, load(weights, here + line * stride))
+                else:
+                    for line in range(lines):
+                        store(buffer, there + line * width, load_first(weights, here + line * stride, left))
+            if k == 0:
+                multiply(a, a0, a_stride, rows, buffer, buffer0, lines, count,
+                         start, s0 + column, start_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            else:
+                multiply(a, a0 + k, a_stride, rows, buffer, buffer0, lines, count,
+                         c, c0 + column, c_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            k += lines
+            if k >= depth:
+                break
+
+
+@inlined
+def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
+                      start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
+    """As `multiply_in_place`, for whole units: four lines of the weights at a time, which serve some rows at a time."""
+    step = lanes(weights)
+    first_unit, end_unit = first // gates, end // gates
+    most_units = max(BUFFER_VECTORS // (rows * gates), 1)
+    for unit0 in range(first_unit, end_unit, most_units):
+        units = min(most_units, end_unit - unit0)
+        whole = min(units, max(hidden // step - unit0, 0))
+        rest = hidden - (unit0 + whole) * step
+        row_length = units * gates * step
+        k = 0
+        while True:
+            part_end = min(k + SUM_DEPTH, depth)
+            for i in range(buffer0, buffer0 + rows * row_length, step):
+                store(buffer, i, splat(weights, 0.0))
+            for line in range(k, part_end, LINES_AT_ONCE):
+                lines = min(LINES_AT_ONCE, part_end - line)
+                for r in range(0, rows, ROWS_TOGETHER):
+                    for gate in range(gates):
+                        add_products(a, a0 + r * a_stride + line, a_stride, min(ROWS_TOGETHER, rows - r), lines,
+                                     weights, w0 + line * stride + gate * hidden + unit0 * step, stride,
+                                     whole, units, rest,
+                                     buffer, buffer0 + r * row_length + gate * step, row_length,
+                                     gates * step)  # fmt: skip
+            column = (unit0 - first_unit) * gates * step
+            for r in range(rows):
+                there = c0 + r * c_stride + column
+                for i in range(0, row_length, step):
+                    part = load(buffer, buffer0 + r * row_length + i)
+                    if k == 0:
+                        store(c, there + i, load(start, s0 + r * start_stride + column + i) + part)
+                    else:
+                        store(c, there + i, load(c, there + i) + part)
+            k = part_end
+            if k >= depth:
+                break
+
+
+@shared("a weights start c buffer")
+def multiply_transposed_in_place(a, a0, a_stride, rows, weights, w0, stride, columns, hidden, gates, first, end,
+                                 start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
+    """As `multiply_in_place` with the transpose of weights (columns, G * H), for vectors `first .. end` of columns."""
+    step = lanes(weights)
+    group = VECTORS_PER_PANEL * panels_in_place(rows)
+    lines = (hidden + step - 1) // step * gates
+    part = SUM_DEPTH // step
+    for v in range(first, end, group):
+        count = min(group, end - v)
+        column = (v - first) * step
+        line = 0
+        while True:
+            stop = min(line + part, lines)
+            depth = (stop - line) * step
+            pack_transposed_lines(weights, w0, stride, columns, hidden, gates, v, v + count, line, stop,
+                                  buffer, buffer0, depth)  # fmt: skip
+            if line == 0:
+                multiply(a, a0, a_stride, rows, buffer, buffer0, depth, count,
+                         start, s0 + column, start_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            else:
+                multiply(a, a0 + line * step, a_stride, rows, buffer, buffer0, depth, count,
+                         c, c0 + column, c_stride, c, c0 + column, c_stride, False)  # fmt: skip
+            line = stop
+            if line >= lines:
+                break
+
+
+@expanded
+def panels_in_place(rows):
+    """Panels that `multiply_in_place` takes at once."""
+    return SMALL_GROUP if rows == 1 else PANEL_GROUPS[5]
+
+
+def _emit_products(builder, vector, row_count, line_count, a, weights, buffer, whole, units, rest):
+    """Add the products of some rows and lines to `buffer`, unit by unit; the last one may have but some columns."""
+    (a, a_stride), (weights, stride), (buffer, row_length, unit_stride) = a, weights, buffer
+    heads = [builder.gep(a, [builder.mul(a_stride, I64(r))]) for r in range(row_count)]
+    factors = [
+        [splat_scalar(builder, builder.load(builder.gep(head, [I64(line)])), vector) for line in range(line_count)]
+        for head in heads
+    ]
+
+    def add_unit(source, target, mask):
+        places = [builder.gep(source, [builder.mul(stride, I64(line))]) for line in range(line_count)]
+        lines = [
+            load_masked(builder, place, vector, mask) if mask else load_vector(builder, place, vector)
+            for place in places
+        ]
+        for r, of_row in enumerate(factors):
+            place = builder.gep(target, [builder.mul(row_length, I64(r))])
+            total = load_vector(builder, place, vector)
+            for factor, line in zip(of_row, lines, strict=True):
+                total = call_llvm(builder, "fma", vector, factor, line, total)
+            store_vector(builder, total, place)
+
+    def add_whole_unit(state):
+        unit, source, target = state
+        add_unit(source, target, None)
+        following = builder.gep(source, [I64(vector.count)]), builder.gep(target, [unit_stride])
+        return [builder.add(unit, I64(1)), *following]
+
+    first = [I64(0), weights, buffer]
+    _, source, target = emit_loop(builder, first, lambda unit: builder.icmp_signed("<", unit, whole), add_whole_unit)
+    with builder.if_then(builder.icmp_signed("<", whole, units)):
+        add_unit(source, target, mask_of_first(builder, vector, rest))
+
+
+@intrinsic
+def add_products(typingctx, a, a0, a_stride, rows, lines, weights, w0, stride, whole, units, rest,
+                 buffer, buffer0, row_length, unit_stride):  # fmt: skip
+    """Add to rows of `buffer` the products of ROWS_TOGETHER rows at most with LINES_AT_ONCE lines of weights at most.
+
+    For so many `units` of a gate, of which the last one has only `rest` columns if they are not `whole`. Each product
+    is added to the sum of those before it.
+    """
+    n = types.intp
+
+    def codegen(context, builder, sig, args):
+        a, weights, buffer = (array_data(context, builder, sig.args[i], args[i]) for i in (0, 5, 11))
+        _, a0, a_stride, rows, lines, _, w0, stride, whole, units, rest, _, buffer0, row_length, unit_stride = args
+        vector = llvm_vector(vector_of(sig.args[0]))
+        inputs, weights = builder.gep(a, [a0]), builder.gep(weights, [w0])
+        sums = builder.gep(buffer, [buffer0])
+
+        def emit(line_count, line):
+            here = builder.gep(inputs, [line]), builder.gep(weights, [builder.mul(stride, line)])
+            for row_count in range(1, ROWS_TOGETHER + 1):
+                with builder.if_then(builder.icmp_signed("==", rows, I64(row_count))):
+                    operands = (here[0], a_stride), (here[1], stride), (sums, row_length, unit_stride)
+                    _emit_products(builder, vector, row_count, line_count, *operands, whole, units, rest)
+
+        def emit_line(state):
+            emit(1, state[0])
+            return [builder.add(state[0], I64(1))]
+
+        with builder.if_else(builder.icmp_signed("==", lines, I64(LINES_AT_ONCE))) as (then, otherwise):
+            with then:
+                emit(LINES_AT_ONCE, I64(0))
+            with otherwise:
+                emit_loop(builder, [I64(0)], lambda line: builder.icmp_signed("<", line, lines), emit_line)
+        return context.get_dummy_value()
+
+    return types.void(a, n, n, n, n, weights, n, n, n, n, n, buffer, n, n, n), codegen

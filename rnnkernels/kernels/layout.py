@@ -22,25 +22,17 @@ from rnnkernels.kernels.jit import expanded, inlined, kernel, plain
 from rnnkernels.kernels.linking import shared
 from rnnkernels.kernels.micro_kernel import (
     PANEL_GROUPS,
-    SMALL_GROUP,
     SUM_DEPTH,
     VECTORS_PER_PANEL,
-    multiply,
     panel_width,
 )
-from rnnkernels.kernels.simd import fma, lanes, load, load_first, prefetch, splat, store, store_first, transpose_block
+from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block, transpose_edge
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 ROWS_AT_ONCE = 8
 """Rows of weights packed together: few enough that their lines stay in a cache while the next vector is taken. Between
 two calls that had driven them from the near caches, 256 x 1024 and 512 x 2048 weights in float32 took 0.09 and 0.35 ms
 with 8, 0.10 and 0.38 with 4, 0.11 and 0.43 with 16 (AMD EPYC, Zen 4)."""
-
-FEW_ROWS, LINES_AT_ONCE = 8, 4
-"""Rows up to which weights in place are read row by row, and how many of these rows are read at a time."""
-
-BUFFER_VECTORS = VECTORS_PER_PANEL * max(SMALL_GROUP, PANEL_GROUPS[-1]) * SUM_DEPTH
-"""Vectors of the buffer of a product in place."""
 
 PANELS_AT_ONCE = PANEL_GROUPS[-1]
 """Panels of dz for which the weight gradients of a chunk are summed together: as many as a full tile takes. On an AMD
@@ -193,200 +185,7 @@ def pack_transposed_lines(weights, w0, stride, columns, hidden, gates, first, en
             if here >= step and left >= step:
                 transpose_block(weights, source, stride, panels, target, width)
             else:
-                pack_edge(weights, source, stride, here, left, panels, target, width, min(step, depth - row), step)
-
-
-@shared("a weights start c buffer")
-def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
-                      start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
-    """As `multiply` with weights (depth, G * H) that nobody has packed, for vectors `first .. end` of their columns.
-
-    The sums and their bits are the same. Where weights serve few rows a matrix of panels is not worth the memory: parts
-    of a few panels are packed in `buffer`, which stays in the nearest cache, multiplied, and forgotten; or, for very
-    few rows, the weights are read once, from one end of their rows to the other, and sums of parts wait in `buffer`.
-    """
-    step, width = lanes(weights), panel_width(weights)
-    if rows <= FEW_ROWS and rows > 0:
-        multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
-                          start, s0, start_stride, c, c0, c_stride, buffer, buffer0)  # fmt: skip
-        return
-    group = VECTORS_PER_PANEL * panels_in_place(rows)
-    for v in range(first, end, group):
-        count = min(group, end - v)
-        column = (v - first) * step
-        k = 0
-        while True:
-            lines = min(SUM_DEPTH, depth - k)
-            for i in range(count):
-                unit, gate = (v + i) // gates, (v + i) % gates
-                left = hidden - unit * step
-                here = w0 + k * stride + gate * hidden + unit * step
-                there = buffer0 + i // VECTORS_PER_PANEL * lines * width + i % VECTORS_PER_PANEL * step
-                if left >= step:
-                    for line in range(lines):
-                        prefetch(weights, here + line * stride + 2 * step)
-                        store(buffer, there + line * width, load(weights, here + line * stride))
-                else:
-                    for line in range(lines):
-                        store(buffer, there + line * width, load_first(weights, here + line * stride, left))
-            if k == 0:
-                multiply(a, a0, a_stride, rows, buffer, buffer0, lines, count,
-                         start, s0 + column, start_stride, c, c0 + column, c_stride, False)  # fmt: skip
-            else:
-                multiply(a, a0 + k, a_stride, rows, buffer, buffer0, lines, count,
-                         c, c0 + column, c_stride, c, c0 + column, c_stride, False)  # fmt: skip
-            k += lines
-            if k >= depth:
-                break
-
-
-@inlined
-def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
-                      start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
-    """As `multiply_in_place`, for whole units, four lines of the weights at a time, which serve two rows at a time."""
-    step = lanes(weights)
-    first_unit, end_unit = first // gates, end // gates
-    most_units = max(BUFFER_VECTORS // (rows * gates), 1)
-    for unit0 in range(first_unit, end_unit, most_units):
-        units = min(most_units, end_unit - unit0)
-        whole = min(units, max(hidden // step - unit0, 0))
-        rest = hidden - (unit0 + whole) * step
-        row_length = units * gates * step
-        k = 0
-        while True:
-            part_end = min(k + SUM_DEPTH, depth)
-            for i in range(buffer0, buffer0 + rows * row_length, step):
-                store(buffer, i, splat(weights, 0.0))
-            for line in range(k, part_end, LINES_AT_ONCE):
-                is_whole = part_end - line >= LINES_AT_ONCE
-                r = 0
-                while r < rows:
-                    for gate in range(gates):
-                        here = a0 + r * a_stride + line
-                        source = w0 + line * stride + gate * hidden + unit0 * step
-                        target = buffer0 + r * row_length + gate * step
-                        if is_whole and r + 1 < rows:
-                            add_lines_to_two_rows(a, here, a_stride, weights, source, stride, whole, units, rest,
-                                                  buffer, target, row_length, gates * step)  # fmt: skip
-                        elif is_whole:
-                            add_lines(a, here, weights, source, stride, whole, units, rest,
-                                      buffer, target, gates * step)  # fmt: skip
-                        else:
-                            for single in range(part_end - line):
-                                add_line(a, here + single, weights, source + single * stride, whole, units, rest,
-                                         buffer, target, gates * step)  # fmt: skip
-                    r += 2 if is_whole and r + 1 < rows else 1
-            column = (unit0 - first_unit) * gates * step
-            for r in range(rows):
-                there = c0 + r * c_stride + column
-                for i in range(0, row_length, step):
-                    part = load(buffer, buffer0 + r * row_length + i)
-                    if k == 0:
-                        store(c, there + i, load(start, s0 + r * start_stride + column + i) + part)
-                    else:
-                        store(c, there + i, load(c, there + i) + part)
-            k = part_end
-            if k >= depth:
-                break
-
-
-@inlined
-def add_line(a, here, weights, source, whole, units, rest, buffer, target, unit_stride):
-    """Add the product of an element of `a` with a line of a gate of `weights`: `whole` units, and `rest` columns."""
-    step = lanes(weights)
-    factor = splat(weights, a[here])
-    for _ in range(whole):
-        store(buffer, target, fma(factor, load(weights, source), load(buffer, target)))
-        source += step
-        target += unit_stride
-    if whole < units:
-        store(buffer, target, fma(factor, load_first(weights, source, rest), load(buffer, target)))
-
-
-@inlined
-def add_lines(a, here, weights, source, stride, whole, units, rest, buffer, target, unit_stride):
-    """As `add_line`, for four lines."""
-    step = lanes(weights)
-    factors = (splat(weights, a[here]), splat(weights, a[here + 1]),
-               splat(weights, a[here + 2]), splat(weights, a[here + 3]))  # fmt: skip
-    for _ in range(whole):
-        lines = (load(weights, source), load(weights, source + stride),
-                 load(weights, source + 2 * stride), load(weights, source + 3 * stride))  # fmt: skip
-        add_products(factors, lines, buffer, target)
-        source += step
-        target += unit_stride
-    if whole < units:
-        lines = (load_first(weights, source, rest), load_first(weights, source + stride, rest),
-                 load_first(weights, source + 2 * stride, rest),
-                 load_first(weights, source + 3 * stride, rest))  # fmt: skip
-        add_products(factors, lines, buffer, target)
-
-
-@inlined
-def add_lines_to_two_rows(a, here, a_stride, weights, source, stride, whole, units, rest, buffer, target, row_length,
-                          unit_stride):  # fmt: skip
-    """As `add_lines`, for two rows, which read the weights once."""
-    step, below = lanes(weights), here + a_stride
-    upper = (splat(weights, a[here]), splat(weights, a[here + 1]),
-             splat(weights, a[here + 2]), splat(weights, a[here + 3]))  # fmt: skip
-    lower = (splat(weights, a[below]), splat(weights, a[below + 1]),
-             splat(weights, a[below + 2]), splat(weights, a[below + 3]))  # fmt: skip
-    for _ in range(whole):
-        lines = (load(weights, source), load(weights, source + stride),
-                 load(weights, source + 2 * stride), load(weights, source + 3 * stride))  # fmt: skip
-        add_products(upper, lines, buffer, target)
-        add_products(lower, lines, buffer, target + row_length)
-        source += step
-        target += unit_stride
-    if whole < units:
-        lines = (load_first(weights, source, rest), load_first(weights, source + stride, rest),
-                 load_first(weights, source + 2 * stride, rest),
-                 load_first(weights, source + 3 * stride, rest))  # fmt: skip
-        add_products(upper, lines, buffer, target)
-        add_products(lower, lines, buffer, target + row_length)
-
-
-@inlined
-def add_products(factors, lines, buffer, target):
-    """Add the products of four factors with four vectors to one of `buffer`, one after the other."""
-    total = fma(factors[0], lines[0], load(buffer, target))
-    total = fma(factors[1], lines[1], total)
-    total = fma(factors[2], lines[2], total)
-    store(buffer, target, fma(factors[3], lines[3], total))
-
-
-@shared("a weights start c buffer")
-def multiply_transposed_in_place(a, a0, a_stride, rows, weights, w0, stride, columns, hidden, gates, first, end,
-                                 start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
-    """As `multiply_in_place` with the transpose of weights (columns, G * H), for vectors `first .. end` of columns."""
-    step = lanes(weights)
-    group = VECTORS_PER_PANEL * panels_in_place(rows)
-    lines = (hidden + step - 1) // step * gates
-    part = SUM_DEPTH // step
-    for v in range(first, end, group):
-        count = min(group, end - v)
-        column = (v - first) * step
-        line = 0
-        while True:
-            stop = min(line + part, lines)
-            depth = (stop - line) * step
-            pack_transposed_lines(weights, w0, stride, columns, hidden, gates, v, v + count, line, stop,
-                                  buffer, buffer0, depth)  # fmt: skip
-            if line == 0:
-                multiply(a, a0, a_stride, rows, buffer, buffer0, depth, count,
-                         start, s0 + column, start_stride, c, c0 + column, c_stride, False)  # fmt: skip
-            else:
-                multiply(a, a0 + line * step, a_stride, rows, buffer, buffer0, depth, count,
-                         c, c0 + column, c_stride, c, c0 + column, c_stride, False)  # fmt: skip
-            line = stop
-            if line >= lines:
-                break
-
-
-@expanded
-def panels_in_place(rows):
-    """Panels that `multiply_in_place` takes at once."""
-    return SMALL_GROUP if rows == 1 else PANEL_GROUPS[5]
+                transpose_edge(weights, source, stride, here, left, panels, target, width, min(step, depth - row), step)
 
 
 @kernel
@@ -453,16 +252,6 @@ def unpack_sums(sums, gates, gradient, team, member, parts):
     leave_team(team, member)
 
 
-@inlined
-def pack_edge(source, offset, stride, rows, columns, target, target_offset, target_stride, lines, width):
-    """Transpose a block of which only some rows and columns exist; overwrites `lines` lines of `width` elements."""
-    for line in range(lines):
-        for r in range(width):
-            inside = line < columns and r < rows
-            value = load_first(source, offset + r * stride + line, 1 if inside else 0)
-            store_first(target, target_offset + line * target_stride + r, 1, value)
-
-
 @shared("source target")
 def transpose_rows(source, last, stride, depth, columns, target, target_offset, target_stride, first, end):
     """Transpose `depth` rows that end with the one at `last`, from the last to the first; overwrites rows of `target`.
@@ -477,7 +266,7 @@ def transpose_rows(source, last, stride, depth, columns, target, target_offset, 
                 transpose_block(source, here, -stride, target, there, target_stride)
             else:
                 width = min(step, depth - k)
-                pack_edge(source, here, -stride, width, columns - column, target, there, target_stride,
+                transpose_edge(source, here, -stride, width, columns - column, target, there, target_stride,
                           min(step, columns - column), width)  # fmt: skip
 
 

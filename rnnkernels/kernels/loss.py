@@ -26,7 +26,18 @@ from rnnkernels.kernels.layout import (
     unit_count,
 )
 from rnnkernels.kernels.micro_kernel import DEPTH_BLOCK, VECTORS_PER_PANEL, multiply, panel_width
-from rnnkernels.kernels.simd import lanes, load, load_first, maximum, reduce_add, reduce_max, splat, store, store_first
+from rnnkernels.kernels.simd import (
+    lanes,
+    load,
+    load_first,
+    maximum,
+    reduce_add,
+    reduce_max,
+    splat,
+    store,
+    store_first,
+    without_tiny,
+)
 from rnnkernels.kernels.team import leave_team, open_to_members, take_part
 
 
@@ -118,9 +129,10 @@ def softmax_loss_row(scores, row, width, label, weight, divisor, gradient):
     probability = gradient[row, label] / partition
     scale = splat(scores, weight / (partition * divisor))
     for i in range(0, whole, step):
-        store(gradient, start + i, load(gradient, start + i) * scale)
+        store(gradient, start + i, without_tiny(load(gradient, start + i) * scale))
     if rest > 0:
-        store_first(gradient, start + whole, rest, load_first(gradient, start + whole, rest) * scale)
+        last = load_first(gradient, start + whole, rest) * scale
+        store_first(gradient, start + whole, rest, without_tiny(last))
     gradient[row, label] = (probability - 1.0) * weight / divisor
     return weight * (math.log(partition) - (right - largest))
 

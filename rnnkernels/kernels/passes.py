@@ -26,9 +26,9 @@ the first step and after each. Both have a single step where nothing is to be ke
 from collections import namedtuple
 from types import FunctionType
 
+from rnnkernels.kernels.in_place import BUFFER_VECTORS
 from rnnkernels.kernels.jit import expanded, inlined, kernel, plain
 from rnnkernels.kernels.layout import (
-    BUFFER_VECTORS,
     active_rows,
     add_row,
     clear_padding,

@@ -11,17 +11,15 @@ first ones make of h. Rows of what is apart, and packed weights, have the column
 
 from collections import namedtuple
 
+from rnnkernels.kernels.in_place import BUFFER_VECTORS, multiply_in_place, multiply_transposed_in_place
 from rnnkernels.kernels.jit import expanded, plain
 from rnnkernels.kernels.layout import (
-    BUFFER_VECTORS,
     PANELS_AT_ONCE,
     active_rows,
     add_row,
     copy_row,
     copy_row_padded,
     fill_row,
-    multiply_in_place,
-    multiply_transposed_in_place,
     pack_and_add_rows,
     scatter_rows,
     transpose_rows,

@@ -462,6 +462,26 @@ def store_first(typingctx, array, offset, count, value):
     return types.void(array, types.intp, types.intp, value), codegen
 
 
+def _row(builder, pointer, offset, stride, number):
+    return builder.gep(pointer, [builder.add(offset, builder.mul(stride, I64(number)))])
+
+
+def _emit_transpose(builder, rows):
+    """The transpose of as many vectors as they have lanes."""
+    rows, count = list(rows), len(rows)
+    bit = 1
+    while bit < count:  # exchange this bit of the number of a row with that of the column
+        upper = [c if c & bit == 0 else count + c - bit for c in range(count)]
+        lower = [c + bit if c & bit == 0 else count + c for c in range(count)]
+        for r in range(count):
+            if r & bit == 0:
+                pair = rows[r], rows[r + bit]
+                for number, order in ((r, upper), (r + bit, lower)):
+                    rows[number] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, count), order))
+        bit *= 2
+    return rows
+
+
 @intrinsic
 def transpose_block(typingctx, source, source_offset, source_stride, target, target_offset, target_stride):
     """Write the transpose of a block of LANES x LANES elements; rows lie at their strides."""
@@ -470,27 +490,40 @@ def transpose_block(typingctx, source, source_offset, source_stride, target, tar
     def codegen(context, builder, sig, args):
         v = llvm_vector(vector)
         source, target = (array_data(context, builder, sig.args[i], args[i]) for i in (0, 3))
-        _, source_offset, source_stride, _, target_offset, target_stride = args
-
-        def row(pointer, offset, stride, number):
-            return builder.gep(pointer, [builder.add(offset, builder.mul(stride, I64(number)))])
-
-        rows = [load_vector(builder, row(source, source_offset, source_stride, r), v) for r in range(v.count)]
-        bit = 1
-        while bit < v.count:  # exchange this bit of the number of a row with that of the column
-            upper = [c if c & bit == 0 else v.count + c - bit for c in range(v.count)]
-            lower = [c + bit if c & bit == 0 else v.count + c for c in range(v.count)]
-            for r in range(v.count):
-                if r & bit == 0:
-                    pair = rows[r], rows[r + bit]
-                    for number, order in ((r, upper), (r + bit, lower)):
-                        rows[number] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, v.count), order))
-            bit *= 2
-        for r, value in enumerate(rows):
-            store_vector(builder, value, row(target, target_offset, target_stride, r))
+        _, from_offset, from_stride, _, to_offset, to_stride = args
+        rows = [load_vector(builder, _row(builder, source, from_offset, from_stride, r), v) for r in range(v.count)]
+        for r, value in enumerate(_emit_transpose(builder, rows)):
+            store_vector(builder, value, _row(builder, target, to_offset, to_stride, r))
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
+
+
+@intrinsic
+def transpose_edge(typingctx, source, source_offset, source_stride, rows, columns, target, target_offset, target_stride,
+                   lines, width):  # fmt: skip
+    """As `transpose_block` for a block of which only some rows and columns exist; the others count as zeros.
+
+    Writes `lines` lines of `width` elements.
+    """
+    vector, n = vector_of(source), types.intp
+
+    def codegen(context, builder, sig, args):
+        v = llvm_vector(vector)
+        source, target = (array_data(context, builder, sig.args[i], args[i]) for i in (0, 5))
+        _, from_offset, from_stride, rows, columns, _, to_offset, to_stride, lines, width = args
+
+        def mask(number, end, count):
+            return mask_of_first(builder, v, builder.select(builder.icmp_signed("<", I64(number), end), count, I64(0)))
+
+        there = [_row(builder, source, from_offset, from_stride, r) for r in range(v.count)]
+        given = [load_masked(builder, pointer, v, mask(r, rows, columns)) for r, pointer in enumerate(there)]
+        for r, value in enumerate(_emit_transpose(builder, given)):
+            pointer = _row(builder, target, to_offset, to_stride, r)
+            store_masked(builder, value, pointer, mask(r, lines, width))
+        return context.get_dummy_value()
+
+    return types.void(source, n, n, n, n, target, n, n, n, n), codegen
 
 
 @intrinsic
