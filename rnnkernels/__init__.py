@@ -5,7 +5,7 @@ batch-major; sizes are N sequences, T steps, D inputs, H hidden units, V words a
 lie along the last axis of `Wx`, `Wh` and `b` in the order i, f, o, g, those of a GRU in the order r, z, n.
 """
 
-from rnnkernels import convert, onnx, profiling, reference, roofline
+from rnnkernels import convert, nopython, onnx, profiling, reference, roofline
 from rnnkernels._compile import compile_all
 from rnnkernels._explain import Explanation, explain
 from rnnkernels._results import GRUState, LSTMState, RNNState
@@ -17,7 +17,15 @@ from rnnkernels.gradients import clip_gradients
 from rnnkernels.gru import GRUCache, GRUResetBeforeCache, gru_backward, gru_forward, gru_step_backward, gru_step_forward
 from rnnkernels.layers import GRU, LSTM, RNN
 from rnnkernels.loss import temporal_affine_softmax_loss, temporal_softmax_loss
-from rnnkernels.lstm import LSTMCache, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
+from rnnkernels.lstm import (
+    LSTMCache,
+    LSTMCoupledCache,
+    LSTMPeepholeCache,
+    lstm_backward,
+    lstm_forward,
+    lstm_step_backward,
+    lstm_step_forward,
+)
 from rnnkernels.rnn import RNNCache, RNNReluCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from rnnkernels.stacks import StackCache, StackStream
 from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream
@@ -34,6 +42,8 @@ __all__ = [
     "GRUState",
     "GRUStream",
     "LSTMCache",
+    "LSTMCoupledCache",
+    "LSTMPeepholeCache",
     "LSTMState",
     "LSTMStream",
     "RNNCache",
@@ -57,6 +67,7 @@ __all__ = [
     "lstm_forward",
     "lstm_step_backward",
     "lstm_step_forward",
+    "nopython",
     "onnx",
     "profiling",
     "reference",

@@ -47,6 +47,8 @@ class RecurrentCache(_Fields):
     """Sequences of the tape and the track where these are not the rows of x."""
     checkpoints: Checkpoints | None = None
     """What there is instead of the steps of tape and track, if it is to take little memory."""
+    own: np.ndarray | None = None
+    """The bias (G * H,) that the row functions of the cell read, if there is one."""
 
     def _kept(self, name: str) -> np.ndarray:
         """What the tape has under a name, (N, T, H), a copy."""
@@ -72,6 +74,8 @@ class RecurrentCache(_Fields):
         cache.shapes, cache.spans = self.shapes, self.spans
         if self.checkpoints is not None:
             cache.checkpoints = self.checkpoints.in_dtype(dtype)
+        if self.own is not None:
+            cache.own = self.own.astype(dtype)
         return cache
 
     def _natural(self) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ argument is so already.
 """
 
 import importlib
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -412,6 +413,32 @@ def check_layer(
     return Wx, Wh, tuple(checked)
 
 
+def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.ndarray | None:
+    """Return peepholes and the bound of the cell state as the bias of the cell that is for its row functions.
+
+    None if the weights of the hidden state are no matrix, which another check finds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the peepholes do not fit the weights, or the bound is not positive.
+    """
+    if cell_clip is None:
+        cell_clip = math.inf
+    if isinstance(cell_clip, bool) or not isinstance(cell_clip, int | float | np.integer | np.floating):
+        raise TypeError(f"`cell_clip` must be a number; got {type(cell_clip).__name__}.")
+    if not cell_clip > 0:
+        raise ValueError(f"`cell_clip` must be positive, the largest magnitude of a cell state; got {cell_clip}.")
+    if np.ndim(Wh) != 2:
+        return None
+    H, seen = len(Wh), len(cell.gates) - 1
+    if peepholes is None:
+        peepholes = np.zeros((seen, H), FLOAT32 if getattr(Wh, "dtype", None) == FLOAT32 else FLOAT64)
+    peepholes = check_given_float("peepholes", peepholes)
+    check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
+    return np.concatenate([peepholes.reshape(-1), np.full(H, cell_clip, peepholes.dtype)])
+
+
 def _hidden_units(cell: Cell, name: str, b: np.ndarray) -> int:
     """How many a bias is for."""
     gates = len(cell.gates)
@@ -582,6 +609,7 @@ def check_cell_cache(
             and tape.shape == (0 if checkpoints else steps, S, len(cell.tape) * units)
             and track.shape == (1 if checkpoints else steps + 1, S, units)
             and (checkpoints is None or _are_checkpoints_of(checkpoints, cell, steps, (S, H), dtype))
+            and (not cell.own or _is_bias(cache.own, columns, dtype))
         ):
             return cache, Sizes(S, steps, D, H)
     came = ", ".join(
@@ -596,6 +624,10 @@ def check_cell_cache(
 
 def _is_in_layout(array: Any) -> bool:
     return type(array) is np.ndarray and array.flags.num & IN_LAYOUT == IN_LAYOUT
+
+
+def _is_bias(array: Any, columns: int, dtype: Any) -> bool:
+    return _is_in_layout(array) and array.shape == (columns,) and array.dtype == dtype
 
 
 def _are_spans_of(spans: Any, N: int, T: int) -> bool:
@@ -928,7 +960,8 @@ def check_parameters(cell: Cell, parameters: Any) -> tuple[list[dict[str, Any]],
     columns = cell.columns
     for name, array in given.items():
         letter = "D" if name.startswith("Wx") else "H"
-        check_axes(name, array, f"({letter}, {columns})" if name.startswith("W") else f"({columns},)")
+        of_bias = f"({len(cell.gates) - 1}, H)" if name.startswith("peepholes") else f"({columns},)"
+        check_axes(name, array, f"({letter}, {columns})" if name.startswith("W") else of_bias)
     b = given[f"b{ends[0]}"]
     H, source = _hidden_units(cell, f"b{ends[0]}", b), f"`b{ends[0]}`"
     parts = []
@@ -939,7 +972,9 @@ def check_parameters(cell: Cell, parameters: Any) -> tuple[list[dict[str, Any]],
         check_shape(f"Wh{end}", given[f"Wh{end}"], f"(H, {columns})", (H, b.size), source)
         biases = {name: given.get(name + end) for name in cell.biases}
         for name, bias in biases.items():
-            if bias is not None:
+            if bias is not None and name == "peepholes":
+                check_shape(name + end, bias, f"({len(cell.gates) - 1}, H)", (len(cell.gates) - 1, H), source)
+            elif bias is not None:
                 check_shape(name + end, bias, f"({columns},)", b.shape, source)
         parts.append({"Wx": given[f"Wx{end}"], "Wh": given[f"Wh{end}"], **biases})
     return parts, directions

@@ -77,7 +77,7 @@ def forward_costs(
     rows = N * T if rows is None else rows
     returned = rows if returned is None else min(returned, rows)
     item, chunks = dtype.itemsize, _chunks(sizes, rows, plan)
-    units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) > 1
+    units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) - cell.own > 1
     columns = gates * units
     Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
     return {

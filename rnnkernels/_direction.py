@@ -21,7 +21,7 @@ def forward(
     **options: Any,
 ) -> ForwardResult[Any, Any]:
     """Run over whole sequences, with the options of the functions."""
-    Wx, Wh, *biases = packed.parameters.values()
+    Wx, Wh, *biases = packed.arguments.values()
     x = in_dtype(x, packed.dtype)
     return _recurrent.forward(
         family, x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, packed.forward, **options
@@ -33,7 +33,7 @@ def backward(
 ) -> SequenceGradients:
     """Propagate gradients back through whole sequences."""
     panels = None
-    if isinstance(cache, family.cache) and cache.Wx is packed.parameters["Wx"]:
+    if isinstance(cache, family.cache) and cache.Wx is packed.arguments["Wx"]:
         dh = dh if dh is None else in_dtype(dh, packed.dtype, "dh")
         panels = packed.backward
     return _recurrent.backward(family, dh, cache, dstate, num_threads, panels)
@@ -41,17 +41,15 @@ def backward(
 
 def step(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...]) -> list[Any]:
     """Advance by one step; returns the next states."""
-    Wx, Wh, *biases = packed.parameters.values()
+    Wx, Wh, *biases = packed.arguments.values()
     x = in_dtype(x, packed.dtype)
     *following, _ = _recurrent.step_forward(family, x, states, Wx, Wh, tuple(biases), False, 1, packed.forward)
     return following
 
 
-def named_gradients(family: Family, result: SequenceGradients) -> dict[str, np.ndarray]:
+def named_gradients(packed: PackedWeights, result: SequenceGradients) -> dict[str, np.ndarray]:
     """Gradients of the parameters, by the names of these."""
-    _, _, dWx, dWh, db = result
-    others, biases = vars(result), family.cell.biases
-    return {"Wx": dWx, "Wh": dWh, biases[0]: db, **{name: others[f"d{name}"] for name in biases[1:]}}
+    return {name: getattr(result, f"d{name}") for name in packed.parameters}
 
 
 def in_dtype(x: Any, dtype: np.dtype, name: str = "x") -> Any:

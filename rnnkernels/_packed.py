@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import check_layer, for_kernels
+from rnnkernels._checks import check_layer, check_peepholes, for_kernels
 from rnnkernels._memory import aligned_empty
 from rnnkernels._threads import Team
 from rnnkernels.kernels import layout, micro_kernel, passes, simd
@@ -16,7 +16,10 @@ from rnnkernels.kernels.cell import Cell
 class PackedWeights:
     """Weights of one layer and one direction, packed for the kernels; nobody changes them."""
 
-    def __init__(self, cell: Cell, Wx: Any, Wh: Any, biases: dict[str, Any]) -> None:
+    def __init__(self, cell: Cell, Wx: Any, Wh: Any, biases: dict[str, Any], cell_clip: float | None = None) -> None:
+        self.cell_clip, self._has_peepholes = cell_clip, biases.get("peepholes") is not None
+        if cell.own:
+            biases = {**biases, "peepholes": check_peepholes(cell, biases.get("peepholes"), cell_clip, Wh)}
         Wx, Wh, checked = check_layer(cell, Wx, Wh, biases)
         self.cell, self.dtype = cell, Wx.dtype
         self.D, self.H = len(Wx), len(Wh)
@@ -36,7 +39,17 @@ class PackedWeights:
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
-        """The weights in natural order, read-only."""
+        """Weights, biases and peepholes, if there are any, as callers name them; read-only."""
+        named = dict(self.arguments)
+        if self.cell.own:
+            own = named.pop("peepholes")
+            if self._has_peepholes:
+                named["peepholes"] = own.reshape(len(self.cell.gates), self.H)[:-1]
+        return named
+
+    @cached_property
+    def arguments(self) -> dict[str, np.ndarray]:
+        """The weights in natural order, and the biases of the cell; read-only."""
         cell, H = self.cell, self.H
         lanes, width = simd.lanes_of(self.dtype), micro_kernel.panel_columns(self.dtype)
         named = {}
@@ -63,7 +76,7 @@ class PackedWeights:
     def backward(self) -> list[np.ndarray]:
         """Panels of Wx and Wh for the backward kernels."""
         panels = _sequence.backward_panels(self.cell, self.D, self.H, self.dtype)
-        weights = [self.parameters[name] for name in ("Wx", "Wh")]
+        weights = [self.arguments[name] for name in ("Wx", "Wh")]
         return _sequence.pack(Team(1), layout.pack_transposed, weights, len(self.cell.gates), panels)
 
 

@@ -66,7 +66,7 @@ def _remember(
     family: Family, sizes: Sizes, keeps: bool, only_last: bool | None, arguments: tuple[np.ndarray, ...]
 ) -> None:
     """Keep what a call like this needs, if it is small."""
-    if len(family.small) < MOST_SMALL_CALLS:
+    if len(family.small) < MOST_SMALL_CALLS and not family.cell.own:
         dtype, no_h = arguments[0].dtype, only_last is not False
         call = _sequence.small_forward(family.cell, sizes, dtype, keeps, no_h, *arguments)
         if call is not None:
@@ -165,6 +165,8 @@ def _run(
             cache.spans = spans
         if checkpoints is not None:
             cache.checkpoints = checkpoints
+        if cell.own:
+            cache.own = checked.biases[-1]
     return h, last, kept.track, checked.shapes, cache, spans
 
 
@@ -326,7 +328,7 @@ def _remember_backward(
     family: Family, sizes: Sizes, cache: Any, dh: np.ndarray, others: tuple[np.ndarray, ...]
 ) -> None:
     """Keep what a backward pass like this needs, if it is small."""
-    if len(family.small_backward) < MOST_SMALL_CALLS:
+    if len(family.small_backward) < MOST_SMALL_CALLS and not family.cell.own:
         call = _sequence.small_backward(family.cell, sizes, dh.dtype, *cache, dh, *others)
         if call is not None:
             family.small_backward[dh.dtype, dh.shape, cache.Wx.shape] = call
@@ -367,8 +369,21 @@ def backward(
     if spans is not None:
         h0 = spans.initial(h0)
         last = [None if gradient is None else spans.final_gradient(gradient) for gradient in last]
+    kept = Kept(*cache[4:])
     found = _sequence.run_backward(
-        cell, cache.x, h0, cache[2:4], Kept(*cache[4:]), sizes, dh, last, num_threads, packed, spans, cache.checkpoints
+        cell,
+        cache.x,
+        h0,
+        cache[2:4],
+        kept,
+        sizes,
+        dh,
+        last,
+        num_threads,
+        packed,
+        spans,
+        cache.checkpoints,
+        cache.own,
     )
     shapes, first = cache.shapes or (None,) * 3, [found.dh0, found.dtrack0][: len(cell.states)]
     if spans is not None:
@@ -384,9 +399,16 @@ def _gradients(cell: Cell, dx: np.ndarray, first: list[np.ndarray], dWx: Any, dW
     result = SequenceGradients((dx, first[0], dWx, dWh, dbs[0]))
     if len(cell.states) > 1:
         result.dc0 = first[1]
-    if len(cell.biases) > 1:
+    if cell.own:
+        result.dpeepholes = peepholes_of(cell, dbs[1])
+    elif len(cell.biases) > 1:
         result.dbh = dbs[1]
     return result
+
+
+def peepholes_of(cell: Cell, own: np.ndarray) -> np.ndarray:
+    """Peepholes (G - 1, H), or their gradient, of the bias that is for the row functions, or its gradient."""
+    return own.reshape(len(cell.gates), -1)[:-1]
 
 
 def step_forward(
@@ -446,7 +468,16 @@ def step_backward(
     dnext_h, *others = [gradient if gradient.dtype is dtype else gradient.astype(dtype) for gradient in checked]
     cache = cache.in_dtype(dtype)
     dx, dh0, dtrack0, dWx, dWh, dbs = _sequence.run_backward(
-        cell, cache.x, cache.h0, cache[2:4], Kept(*cache[4:]), sizes, dnext_h, [None, *others], num_threads
+        cell,
+        cache.x,
+        cache.h0,
+        cache[2:4],
+        Kept(*cache[4:]),
+        sizes,
+        dnext_h,
+        [None, *others],
+        num_threads,
+        own=cache.own,
     )
     if shapes is None and num_threads is None and cache.x.ndim == 2:
         _remember_backward(family, sizes, cache, dnext_h, tuple(others))

@@ -72,6 +72,23 @@ class SequenceOptions(TypedDict, total=False):
     num_threads: int | None
 
 
+class LSTMOptions(SequenceOptions, total=False):
+    """And those of an LSTM."""
+
+    peepholes: Any
+    coupled: bool
+    cell_clip: float | None
+
+
+class LSTMStepOptions(TypedDict, total=False):
+    """Keyword arguments of a step of an LSTM."""
+
+    peepholes: Any
+    coupled: bool
+    cell_clip: float | None
+    num_threads: int | None
+
+
 class ForwardResult(tuple[np.ndarray, CacheT_co], Generic[CacheT_co, StateT]):
     """Result of a forward pass: a pair, with the state after the last step as an attribute.
 
@@ -118,6 +135,7 @@ class _Gradients(tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarra
     _names: tuple[str, ...]
     dc0: np.ndarray
     dbh: np.ndarray
+    dpeepholes: np.ndarray
 
     dx = property(itemgetter(0))
     dWx = property(itemgetter(2))
@@ -139,6 +157,8 @@ class SequenceGradients(_Gradients):
         Gradient of the first cell state; of an LSTM.
     dbh : ndarray of shape (3H,)
         Gradient of the second bias; of a GRU.
+    dpeepholes : ndarray of shape (3, H)
+        Gradient of the peepholes; of an LSTM that has some, a clip or coupled gates, which make it (2, H).
     """
 
     _names = ("dx", "dh0", "dWx", "dWh", "db")
@@ -158,6 +178,31 @@ class StepGradients(_Gradients):
 
     _names = ("dx", "dprev_h", "dWx", "dWh", "db")
     dprev_h = property(itemgetter(1))
+
+
+class LSTMStepGradients(tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
+    """Result of a backward pass over one step of an LSTM: six gradients as a tuple, and one more as an attribute.
+
+    Attributes
+    ----------
+    dx, dprev_h, dprev_c, dWx, dWh, db : ndarray
+        The six.
+    dpeepholes : ndarray of shape (3, H)
+        Gradient of the peepholes; of an LSTM that has some, a clip or coupled gates, which make it (2, H).
+    """
+
+    dpeepholes: np.ndarray
+    _names = ("dx", "dprev_h", "dprev_c", "dWx", "dWh", "db")
+
+    dx = property(itemgetter(0))
+    dprev_h = property(itemgetter(1))
+    dprev_c = property(itemgetter(2))
+    dWx = property(itemgetter(3))
+    dWh = property(itemgetter(4))
+    db = property(itemgetter(5))
+
+    def __repr__(self) -> str:
+        return _describe(self, {**dict(zip(self._names, self, strict=True)), **vars(self)})
 
 
 class LayerGradients(tuple[np.ndarray, dict[str, np.ndarray]]):

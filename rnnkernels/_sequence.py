@@ -154,7 +154,7 @@ def plan_forward(
     strip = micro_kernel.VECTORS_PER_PANEL * max(tuning.STRIP_BYTES // panel_bytes, 1)
     strips = 1 if by_rows else threads
     z_columns = columns if chunk > 1 or cell.late else strips * strip * lanes * gates
-    at = phases.forward_regions(rows, chunk, D, H, gates, cell.late, len(cell.biases), z_columns, lanes)
+    at = phases.forward_regions(rows, chunk, D, H, gates, cell.late, len(cell.biases), cell.own, z_columns, lanes)
     scratch = at.parts + (threads if by_rows else 1) * at.part + threads * in_place.BUFFER_VECTORS * lanes
     packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_FORWARD_STEPS, N + 1)
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
@@ -177,7 +177,7 @@ def plan_backward(
     chunks = max(round(N * T / tuning.BACKWARD_CHUNK_ROWS), 1)
     chunk = max(-(-T // chunks), 1)
     blocked = chunk < T or H % lanes > 0
-    at = phases.backward_regions(N, chunk, D, H, len(cell.gates), cell.late, len(cell.biases), blocked, lanes)
+    at = phases.backward_regions(N, chunk, D, H, len(cell.gates), cell.late, len(cell.biases), cell.own, blocked, lanes)
     scratch = at.panels + threads * at.member
     packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_BACKWARD_STEPS, 1)
     return Plan(chunk, 0, threads, by_rows, flops, packs, blocked, scratch)
@@ -524,12 +524,13 @@ def run_backward(
     packed: Sequence[np.ndarray] | None = None,
     spans: Spans | None = None,
     checkpoints: Checkpoints | None = None,
+    own: np.ndarray | None = None,
 ) -> Gradients:
     """Run a backward pass from the last step to the first.
 
     `dh` (N, T, H), or (N, H) for a step, and `dstate`, a gradient (N, H) of each state after the last step, may be
     None, which is zero. Where there are `spans`, they are the sequences of `sizes` and of the states. With
-    `checkpoints` the forward pass runs again, block by block.
+    `checkpoints` the forward pass runs again, block by block. `own` is the bias that row functions read.
     """
     dtype = x.dtype
     N, T, D, H = sizes
@@ -543,6 +544,8 @@ def run_backward(
     dh0 = empty((N, H), dtype)
     dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
     dbs = tuple([empty((columns,), dtype) for _ in cell.biases])
+    if own is not None:
+        dbs[-1][...] = own
     if N * T * H == 0:
         dx.fill(0)
         dh0[...] = 0 if dstate[0] is None else dstate[0]

@@ -157,8 +157,8 @@ class Stack:
                 dh = _dropped(dh, cache.masks[layer - 1], cache.dropout)
         gradients = {
             name + suffix: gradient
-            for suffix, result in zip(self.suffixes, found, strict=True)
-            for name, gradient in _direction.named_gradients(family, result).items()
+            for suffix, part, result in zip(self.suffixes, self.parts, found, strict=True)
+            for name, gradient in _direction.named_gradients(part, result).items()
         }
         everything = LayerGradients((dh, gradients))
         for name, shape in zip(STATE_NAMES[states], cache.shapes, strict=True):

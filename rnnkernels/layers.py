@@ -33,6 +33,7 @@ class Layer:
     _stack: Stack
     _single: PackedWeights | None
     """The only part, where there is only one: it needs nothing of a stack."""
+    _cell_clip: float | None = None
 
     def __init__(self, Wx: Any, Wh: Any, b: Any) -> None:
         self._hold([{"Wx": Wx, "Wh": Wh, "b": b}])
@@ -43,12 +44,13 @@ class Layer:
         """Pack the weights of each part."""
         dropout = check_dropout(dropout, len(parts) // directions)
         cell = self._family.cell
-        packed = tuple([PackedWeights(cell, part.pop("Wx"), part.pop("Wh"), part) for part in parts])
+        clip = self._cell_clip
+        packed = tuple([PackedWeights(cell, part.pop("Wx"), part.pop("Wh"), part, clip) for part in parts])
         self._stack = Stack(self._family, packed, directions, dropout, bool(variational))
         self._single = packed[0] if len(packed) == 1 else None
 
-    def _choose(self) -> None:
-        """Choose the cell by the options of the class, if it has any."""
+    def _choose(self, parameters: Mapping[str, Any]) -> None:
+        """Choose the cell by the options of the class, if it has any, and by the parameters."""
 
     @classmethod
     def create(
@@ -101,12 +103,15 @@ class Layer:
         num_layers, directions = check_count("num_layers", num_layers), 2 if bidirectional else 1
         check_rng(rng)
         rng = np.random.default_rng() if rng is None else rng
-        cell, bound = cls._family.cell, 1 / np.sqrt(H)
+        example = cls.__new__(cls)
+        example._choose({}, **options)
+        cell, bound = example._family.cell, 1 / np.sqrt(H)
         columns = len(cell.gates) * H
         parameters = {}
         for k, suffix in enumerate(suffixes(num_layers, directions)):
             depth = D if k < directions else directions * H
-            shapes = {"Wx": (depth, columns), "Wh": (H, columns), **dict.fromkeys(cell.biases, (columns,))}
+            biases = dict.fromkeys(cell.biases[: len(cell.biases) - cell.own], (columns,))
+            shapes = {"Wx": (depth, columns), "Wh": (H, columns), **biases}
             for name, shape in shapes.items():
                 parameters[name + suffix] = rng.uniform(-bound, bound, shape).astype(dtype)
         return cls.from_parameters(parameters, dropout=dropout, variational=variational, **options)
@@ -150,7 +155,7 @@ class Layer:
         RNN(D=1, H=1, bidirectional=True, dtype=float64)
         """
         layer = cls.__new__(cls)
-        layer._choose(**options)
+        layer._choose(parameters if isinstance(parameters, Mapping) else {}, **options)
         parts, directions = check_parameters(layer._family.cell, parameters)
         layer._hold(parts, directions, dropout, variational)
         return layer
@@ -355,7 +360,7 @@ class Layer:
         if self._single is None:
             return self._stack.backward(dh, cache, dstate, num_threads)
         result = _direction.backward(self._family, self._single, dh, cache, dstate, num_threads)
-        gradients = LayerGradients((result.dx, _direction.named_gradients(self._family, result)))
+        gradients = LayerGradients((result.dx, _direction.named_gradients(self._single, result)))
         gradients.dh0 = result.dh0
         if "dc0" in vars(result):
             gradients.dc0 = result.dc0
@@ -479,10 +484,10 @@ class RNN(Layer):
     _stream = RNNStream
 
     def __init__(self, Wx: Any, Wh: Any, b: Any, *, activation: str = "tanh") -> None:
-        self._choose(activation=activation)
+        self._choose({}, activation=activation)
         self._hold([{"Wx": Wx, "Wh": Wh, "b": b}])
 
-    def _choose(self, activation: str = "tanh") -> None:
+    def _choose(self, parameters: Mapping[str, Any], activation: str = "tanh") -> None:
         self._family = rnn.family(activation)
 
 
@@ -528,10 +533,10 @@ class GRU(Layer):
     _stream = GRUStream
 
     def __init__(self, Wx: Any, Wh: Any, b: Any, *, bh: Any = None, reset_after: bool = True) -> None:
-        self._choose(reset_after=reset_after)
+        self._choose({}, reset_after=reset_after)
         self._hold([{"Wx": Wx, "Wh": Wh, "b": b, "bh": bh}])
 
-    def _choose(self, reset_after: bool = True) -> None:
+    def _choose(self, parameters: Mapping[str, Any], reset_after: bool = True) -> None:
         self._family = gru.family(reset_after)
 
 
@@ -546,6 +551,12 @@ class LSTM(Layer):
         Weights of the hidden state, same order.
     b : array_like of shape (4H,)
         Bias, same order.
+    peepholes : array_like of shape (3, H), optional
+        Weights by which the gates i, f and o see the cell state. They are a parameter, and have a gradient.
+    coupled : bool, default False
+        Whether f is 1 - i: there are but the blocks i, o, g, 3H columns, and peepholes of i and o.
+    cell_clip : float, optional
+        Largest magnitude of a cell state.
 
     Raises
     ------
@@ -577,6 +588,21 @@ class LSTM(Layer):
 
     _family = lstm.FAMILY
     _stream = LSTMStream
+
+    def __init__(
+        self, Wx: Any, Wh: Any, b: Any, *, peepholes: Any = None, coupled: bool = False, cell_clip: float | None = None
+    ) -> None:
+        given = {"Wx": Wx, "Wh": Wh, "b": b, **({} if peepholes is None else {"peepholes": peepholes})}
+        self._choose(given, coupled, cell_clip)
+        self._hold([given])
+
+    def _choose(self, parameters: Mapping[str, Any], coupled: bool = False, cell_clip: float | None = None) -> None:
+        has_peepholes = any(str(name).startswith("peepholes") for name in parameters) or None
+        self._family, self._cell_clip = lstm.family(has_peepholes, coupled, cell_clip), cell_clip
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {"coupled": self._family.cell.variant == "coupled", "cell_clip": self._cell_clip}
+        return {**super()._facts(), **facts}
 
     def forward(
         self,

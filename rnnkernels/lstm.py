@@ -6,9 +6,17 @@ import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
+from rnnkernels._checks import check_peepholes
 from rnnkernels._recorder import profiled
-from rnnkernels._results import ForwardResult, LSTMState, SequenceGradients, SequenceOptions
-from rnnkernels.kernels.lstm import CELL
+from rnnkernels._results import (
+    ForwardResult,
+    LSTMOptions,
+    LSTMState,
+    LSTMStepGradients,
+    LSTMStepOptions,
+    SequenceGradients,
+)
+from rnnkernels.kernels.lstm import CELL, COUPLED, PEEPHOLE
 
 
 class LSTMCache(RecurrentCache):
@@ -42,7 +50,61 @@ class LSTMCache(RecurrentCache):
         return self._tracked()
 
 
+class LSTMPeepholeCache(LSTMCache):
+    """What the backward pass of an LSTM with peepholes or a clip needs; see `RecurrentCache` for its fields."""
+
+    cell = PEEPHOLE
+
+
+class LSTMCoupledCache(RecurrentCache):
+    """What the backward pass of an LSTM with coupled gates needs; see `RecurrentCache` for its fields."""
+
+    cell = COUPLED
+
+    @property
+    def i(self) -> np.ndarray:
+        """Input gate of shape (N, T, H), a copy; the forget gate is 1 - i."""
+        return self._kept("i")
+
+    @property
+    def o(self) -> np.ndarray:
+        """Output gate of shape (N, T, H), a copy."""
+        return self._kept("o")
+
+    @property
+    def g(self) -> np.ndarray:
+        """Candidate cell state of shape (N, T, H), a copy."""
+        return self._kept("g")
+
+    @property
+    def c(self) -> np.ndarray:
+        """Cell states after each step, of shape (N, T, H), a copy."""
+        return self._tracked()
+
+
 FAMILY = _recurrent.family(CELL, LSTMCache, LSTMState)
+PEEPHOLE_FAMILY = _recurrent.family(PEEPHOLE, LSTMPeepholeCache, LSTMState)
+COUPLED_FAMILY = _recurrent.family(COUPLED, LSTMCoupledCache, LSTMState)
+
+Cache = LSTMCache | LSTMCoupledCache
+
+
+def family(peepholes: Any, coupled: bool, cell_clip: float | None) -> _recurrent.Family:
+    """That of the cell with what is given, or not None."""
+    if peepholes is None and cell_clip is None and not coupled:
+        return FAMILY
+    return COUPLED_FAMILY if coupled else PEEPHOLE_FAMILY
+
+
+def _family_of(cache: Any) -> _recurrent.Family:
+    """Of which a cache is; the plain one for what is none."""
+    kinds = {LSTMPeepholeCache: PEEPHOLE_FAMILY, LSTMCoupledCache: COUPLED_FAMILY}
+    return kinds.get(type(cache), FAMILY)
+
+
+def _biases(of: _recurrent.Family, b: Any, peepholes: Any, cell_clip: Any, Wh: Any) -> tuple[Any, ...]:
+    """Biases of the cell."""
+    return (b, check_peepholes(of.cell, peepholes, cell_clip, Wh)) if of.cell.own else (b,)
 
 
 @overload
@@ -55,8 +117,8 @@ def lstm_forward(
     *,
     c0: Any = None,
     keep_cache: Literal[True] = True,
-    **options: Unpack[SequenceOptions],
-) -> ForwardResult[LSTMCache, LSTMState]: ...
+    **options: Unpack[LSTMOptions],
+) -> ForwardResult[Cache, LSTMState]: ...
 @overload
 def lstm_forward(
     x: Any,
@@ -67,7 +129,7 @@ def lstm_forward(
     *,
     c0: Any = None,
     keep_cache: Literal[False],
-    **options: Unpack[SequenceOptions],
+    **options: Unpack[LSTMOptions],
 ) -> ForwardResult[None, LSTMState]: ...
 @overload
 def lstm_forward(
@@ -79,8 +141,8 @@ def lstm_forward(
     *,
     c0: Any = None,
     keep_cache: bool,
-    **options: Unpack[SequenceOptions],
-) -> ForwardResult[LSTMCache | None, LSTMState]: ...
+    **options: Unpack[LSTMOptions],
+) -> ForwardResult[Cache | None, LSTMState]: ...
 @profiled
 def lstm_forward(
     x: Any,
@@ -90,6 +152,9 @@ def lstm_forward(
     b: Any,
     *,
     c0: Any = None,
+    peepholes: Any = None,
+    coupled: bool = False,
+    cell_clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -98,7 +163,7 @@ def lstm_forward(
     memory_budget: int | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
-) -> ForwardResult[LSTMCache | None, LSTMState]:
+) -> ForwardResult[Cache | None, LSTMState]:
     """Run an LSTM over whole sequences.
 
     Parameters
@@ -115,6 +180,12 @@ def lstm_forward(
         Bias, same order.
     c0 : array_like that broadcasts to (N, H), optional
         Cell state before the first step; zero without it.
+    peepholes : array_like of shape (3, H), optional
+        Weights by which the gates i, f and o see the cell state: i and f before the step, o after it.
+    coupled : bool, default False
+        Whether f is 1 - i: weights and bias have but the blocks i, o, g, 3H columns, and peepholes the rows i and o.
+    cell_clip : float, optional
+        Largest magnitude of a cell state; what exceeds it is cut off, and has no gradient.
     lengths : array_like of integers of shape (N,), optional
         Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
         time, and are zero in each result.
@@ -165,6 +236,12 @@ def lstm_forward(
         c[t]    = f * c[t-1] + i * g
         h[t]    = o * tanh(c[t])
 
+    and with peepholes and a clip::
+
+        i, f    = sigmoid(z_i + p_i * c[t-1]), sigmoid(z_f + p_f * c[t-1])
+        c[t]    = clip(f * c[t-1] + i * g, -cell_clip, cell_clip)
+        o       = sigmoid(z_o + p_o * c[t])
+
     Each element of z sums the bias, the products with x[t] and those with h[t-1], in this order, in fixed parts and by
     fused multiply-add: the bits of h depend neither on the other sequences nor on how steps are divided among calls.
 
@@ -173,6 +250,8 @@ def lstm_forward(
     .. [1] S. Hochreiter and J. Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997.
     .. [2] F. A. Gers, J. Schmidhuber and F. Cummins, "Learning to Forget: Continual Prediction with LSTM", Neural
        Computation 12(10), 2000.
+    .. [3] K. Greff, R. K. Srivastava, J. Koutník, B. R. Steunebrink and J. Schmidhuber, "LSTM: A Search Space
+       Odyssey", IEEE Transactions on Neural Networks and Learning Systems 28(10), 2017.
 
     Examples
     --------
@@ -183,13 +262,14 @@ def lstm_forward(
     array([[[0.3696],
             [0.6505]]])
     """
+    of = family(peepholes, coupled, cell_clip)
     return _recurrent.forward(
-        FAMILY,
+        of,
         x,
         (h0, c0),
         Wx,
         Wh,
-        (b,),
+        _biases(of, b, peepholes, cell_clip, Wh),
         keep_cache,
         num_threads,
         None,
@@ -204,7 +284,7 @@ def lstm_forward(
 
 @profiled
 def lstm_backward(
-    dh: Any, cache: LSTMCache | None, *, dstate: Any = None, num_threads: int | None = None
+    dh: Any, cache: Cache | None, *, dstate: Any = None, num_threads: int | None = None
 ) -> SequenceGradients:
     """Propagate gradients back through an LSTM over whole sequences.
 
@@ -229,7 +309,8 @@ def lstm_backward(
     db : ndarray of shape (4H,)
         Gradients of the arguments of `lstm_forward`, in the wider of the dtypes of `dh` and `cache`.
 
-    The result has `dc0`, the gradient of the first cell state, too.
+    The result has `dc0`, the gradient of the first cell state, too, and `dpeepholes` if the LSTM has peepholes, a clip
+    or coupled gates.
 
     Raises
     ------
@@ -270,7 +351,7 @@ def lstm_backward(
     >>> db.round(4)
     array([0.1709, 0.024 , 0.2553, 0.3213])
     """
-    return _recurrent.backward(FAMILY, dh, cache, dstate, num_threads)
+    return _recurrent.backward(_family_of(cache), dh, cache, dstate, num_threads)
 
 
 @overload
@@ -283,8 +364,8 @@ def lstm_step_forward(
     b: Any,
     *,
     keep_cache: Literal[True] = True,
-    num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, LSTMCache]: ...
+    **options: Unpack[LSTMStepOptions],
+) -> tuple[np.ndarray, np.ndarray, Cache]: ...
 @overload
 def lstm_step_forward(
     x: Any,
@@ -295,12 +376,20 @@ def lstm_step_forward(
     b: Any,
     *,
     keep_cache: Literal[False],
-    num_threads: int | None = None,
+    **options: Unpack[LSTMStepOptions],
 ) -> tuple[np.ndarray, np.ndarray, None]: ...
 @overload
 def lstm_step_forward(
-    x: Any, prev_h: Any, prev_c: Any, Wx: Any, Wh: Any, b: Any, *, keep_cache: bool, num_threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]: ...
+    x: Any,
+    prev_h: Any,
+    prev_c: Any,
+    Wx: Any,
+    Wh: Any,
+    b: Any,
+    *,
+    keep_cache: bool,
+    **options: Unpack[LSTMStepOptions],
+) -> tuple[np.ndarray, np.ndarray, Cache | None]: ...
 @profiled
 def lstm_step_forward(
     x: Any,
@@ -310,9 +399,12 @@ def lstm_step_forward(
     Wh: Any,
     b: Any,
     *,
+    peepholes: Any = None,
+    coupled: bool = False,
+    cell_clip: float | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]:
+) -> tuple[np.ndarray, np.ndarray, Cache | None]:
     """Advance an LSTM by one step.
 
     Parameters
@@ -330,6 +422,8 @@ def lstm_step_forward(
         Weights of the hidden state, same order.
     b : array_like of shape (4H,)
         Bias, same order.
+    peepholes, coupled, cell_clip : optional
+        As for `lstm_forward`.
     keep_cache : bool, default True
         Whether to keep what `lstm_step_backward` needs.
     num_threads : int, optional
@@ -368,15 +462,16 @@ def lstm_step_forward(
     >>> next_h.round(4), next_c.round(4)
     (array([[0.3696]]), array([[0.5568]]))
     """
-    states = prev_h, prev_c
-    next_h, next_c, cache = _recurrent.step_forward(FAMILY, x, states, Wx, Wh, (b,), keep_cache, num_threads)
+    of, states = family(peepholes, coupled, cell_clip), (prev_h, prev_c)
+    biases = _biases(of, b, peepholes, cell_clip, Wh)
+    next_h, next_c, cache = _recurrent.step_forward(of, x, states, Wx, Wh, biases, keep_cache, num_threads)
     return next_h, next_c, cache
 
 
 @profiled
 def lstm_step_backward(
-    dnext_h: Any, dnext_c: Any, cache: LSTMCache | None, *, num_threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    dnext_h: Any, dnext_c: Any, cache: Cache | None, *, num_threads: int | None = None
+) -> LSTMStepGradients:
     """Propagate gradients back through one step of an LSTM.
 
     Parameters
@@ -400,6 +495,8 @@ def lstm_step_backward(
     db : ndarray of shape (4H,)
         Gradients of the arguments of `lstm_step_forward`.
 
+    The result has `dpeepholes`, too, if the LSTM has peepholes, a clip or coupled gates.
+
     Raises
     ------
     TypeError
@@ -421,6 +518,9 @@ def lstm_step_backward(
     >>> dprev_c.round(4)
     array([[0.3978]])
     """
-    names, gradients = ("dnext_h", "dnext_c"), (dnext_h, dnext_c)
-    dx, dprev_h, dprev_c, dWx, dWh, (db,) = _recurrent.step_backward(FAMILY, names, gradients, cache, num_threads)
-    return dx, dprev_h, dprev_c, dWx, dWh, db
+    of, names, gradients = _family_of(cache), ("dnext_h", "dnext_c"), (dnext_h, dnext_c)
+    dx, dprev_h, dprev_c, dWx, dWh, dbs = _recurrent.step_backward(of, names, gradients, cache, num_threads)
+    result = LSTMStepGradients((dx, dprev_h, dprev_c, dWx, dWh, dbs[0]))
+    if of.cell.own:
+        result.dpeepholes = _recurrent.peepholes_of(of.cell, dbs[1])
+    return result

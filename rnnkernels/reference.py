@@ -26,7 +26,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnkernels._results import ForwardResult, GRUState, LSTMState, RNNState, SequenceGradients, StepGradients
+from rnnkernels._results import (
+    ForwardResult,
+    GRUState,
+    LSTMState,
+    LSTMStepGradients,
+    RNNState,
+    SequenceGradients,
+    StepGradients,
+)
 
 __all__ = [
     "gru_backward",
@@ -264,7 +272,16 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
 
 
 def lstm_step_forward(
-    x: np.ndarray, prev_h: np.ndarray, prev_c: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray
+    x: np.ndarray,
+    prev_h: np.ndarray,
+    prev_c: np.ndarray,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+    *,
+    peepholes: np.ndarray | None = None,
+    coupled: bool = False,
+    cell_clip: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Cache]:
     """Advance an LSTM by one step.
 
@@ -280,6 +297,8 @@ def lstm_step_forward(
         Weights of the hidden state.
     b : ndarray of shape (4H,)
         Bias.
+    peepholes, coupled, cell_clip : optional
+        As for `lstm_forward`.
 
     Returns
     -------
@@ -303,15 +322,15 @@ def lstm_step_forward(
         and x.ndim == prev_h.ndim == prev_c.ndim == 2
         and len(x) == len(prev_h) == len(prev_c)
     ):
-        return _broadcast_forward(lstm_step_forward, x, (prev_h, prev_c), Wx, Wh, b)
+        options = {"peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
+        return _broadcast_forward(lstm_step_forward, x, (prev_h, prev_c), Wx, Wh, b, **options)
+    variant = _variant(peepholes, coupled, cell_clip)
     z = np.dot(x, Wx) + np.dot(prev_h, Wh) + b  # (9)
-    next_h, next_c, gates = _lstm_cell_forward(z, prev_c)
-    return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, gates, next_c.copy())
+    next_h, next_c, gates = _lstm_cell_forward(z, prev_c, variant)
+    return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, gates, next_c.copy(), variant)
 
 
-def lstm_step_backward(
-    dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Cache
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Cache) -> LSTMStepGradients:
     """Propagate gradients back through one step of an LSTM.
 
     Parameters
@@ -344,11 +363,14 @@ def lstm_step_backward(
     """
     if type(cache) is _BroadcastCache:
         return _broadcast_backward(lstm_step_backward, (dnext_h, dnext_c), cache)
-    x, prev_h, prev_c, Wx, Wh, gates, next_c = cache
-    dz, dprev_c = _lstm_cell_backward(dnext_h, dnext_c, gates, prev_c, next_c)
+    x, prev_h, prev_c, Wx, Wh, gates, next_c, variant = cache
+    dz, dprev_c = _lstm_cell_backward(dnext_h, dnext_c, gates, prev_c, next_c, variant)
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
     dWx, dWh, db = np.dot(x.T, dz), np.dot(prev_h.T, dz), dz.sum(axis=0)  # (4)
-    return dx, dprev_h, dprev_c, dWx, dWh, db
+    gradients = LSTMStepGradients((dx, dprev_h, dprev_c, dWx, dWh, db))
+    if variant is not None:
+        gradients.dpeepholes = _dpeepholes(dz, prev_c, next_c, variant)
+    return gradients
 
 
 def lstm_forward(
@@ -359,6 +381,9 @@ def lstm_forward(
     b: np.ndarray,
     *,
     c0: np.ndarray | None = None,
+    peepholes: np.ndarray | None = None,
+    coupled: bool = False,
+    cell_clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -380,6 +405,12 @@ def lstm_forward(
         Bias.
     c0 : ndarray that broadcasts to (N, H), optional
         Cell state before the first step; zero by default.
+    peepholes : ndarray of shape (3, H), optional
+        Weights by which the gates i, f and o see the cell state.
+    coupled : bool, default False
+        Whether f is 1 - i: weights and bias have but the blocks i, o, g, and peepholes the rows i and o.
+    cell_clip : float, optional
+        Largest magnitude of a cell state.
     lengths, reverse, resets, outputs : optional
         Which steps, in which order; see above.
 
@@ -394,15 +425,21 @@ def lstm_forward(
 
     Notes
     -----
-    Equations (9) to (13) for t = 0 .. T - 1, each with the states that the step before has left.
+    Equations (9) to (13) for t = 0 .. T - 1, each with the states that the step before has left. With peepholes::
+
+        i, f   = sigmoid(z_i + p_i * prev_c), sigmoid(z_f + p_f * prev_c)       (10')
+        next_c = clip(f * prev_c + i * g, -cell_clip, cell_clip)                (12')
+        o      = sigmoid(z_o + p_o * next_c)                                    (10'')
     """
     if lengths is not None or reverse or resets is not None or outputs == "last":
-        run = partial(lstm_forward, Wx=Wx, Wh=Wh, b=b)
+        options: Any = {"peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
+        run = partial(lstm_forward, Wx=Wx, Wh=Wh, b=b, **options)
         return _forward_by_stretches(run, LSTMState, x, {"h0": h0, "c0": c0}, Wh, lengths, reverse, resets, outputs)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
     if c0 is not None:
         c0 = _array(c0, Wh)
+    variant = _variant(peepholes, coupled, cell_clip)
     N, T, _ = x.shape
     H = Wh.shape[0]
     zx = _project(x, Wx, b)  # (N, T, 4H)
@@ -414,8 +451,8 @@ def lstm_forward(
     cells[:, 0] = 0 if c0 is None else c0
     for t in range(T):
         z = zx[:, t] + np.dot(hidden[:, t], Wh)  # (9)
-        hidden[:, t + 1], cells[:, t + 1], gates[:, t] = _lstm_cell_forward(z, cells[:, t])
-    cache = x, h0, c0, Wx, Wh, hidden, cells, gates
+        hidden[:, t + 1], cells[:, t + 1], gates[:, t] = _lstm_cell_forward(z, cells[:, t], variant)
+    cache = x, h0, c0, Wx, Wh, hidden, cells, gates, variant
     result: ForwardResult[Cache, LSTMState] = ForwardResult((hidden[:, 1:].copy(), cache))
     result.make_state = lambda: LSTMState(hidden[:, -1].copy(), cells[:, -1].copy())
     return result
@@ -441,7 +478,7 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     dWh : ndarray of shape (H, 4H)
     db : ndarray of shape (4H,)
 
-    The result has `dc0`, the gradient of the first cell state, too.
+    The result has `dc0`, the gradient of the first cell state, too, and `dpeepholes` if there is a variant.
 
     Notes
     -----
@@ -450,20 +487,23 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     """
     if type(cache) is _StretchCache:
         return _backward_by_stretches(lstm_backward, dh, cache, dstate)
-    x, h0, c0, Wx, Wh, hidden, cells, gates = cache
+    x, h0, c0, Wx, Wh, hidden, cells, gates, variant = cache
     dh = _of_all_steps(dh, hidden[:, 1:])
     N, T, H = dh.shape
-    dz = np.empty((N, T, 4 * H), dtype=np.result_type(dh, gates))
+    dz = np.empty((N, T, Wh.shape[1]), dtype=np.result_type(dh, gates))
     r = np.zeros((N, H), dtype=dz.dtype)
     dc = np.zeros((N, H), dtype=dz.dtype)
     if dstate is not None:
         _add_arriving(dstate, r, dc)
     for t in reversed(range(T)):
-        dz[:, t], dc = _lstm_cell_backward(dh[:, t] + r, dc, gates[:, t], cells[:, t], cells[:, t + 1])
+        dz[:, t], dc = _lstm_cell_backward(dh[:, t] + r, dc, gates[:, t], cells[:, t], cells[:, t + 1], variant)
         r = np.dot(dz[:, t], Wh.T)
     dx, dWx, dWh, db = _accumulate(dz, x, hidden[:, :-1], Wx)  # (8)
     gradients = SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
     gradients.dc0 = dc if c0 is None else _sum_to(dc, c0.shape)
+    if variant is not None:
+        before, after = (a.reshape(N * T, H) for a in (cells[:, :-1], cells[:, 1:]))
+        gradients.dpeepholes = _dpeepholes(dz.reshape(N * T, Wh.shape[1]), before, after, variant)
     return gradients
 
 
@@ -919,9 +959,37 @@ def _through_activation(dh: np.ndarray, h: np.ndarray, activation: str) -> np.nd
     return dh * (1 - h**2) if activation == "tanh" else np.where(h > 0, dh, 0)
 
 
-def _lstm_cell_forward(z: np.ndarray, prev_c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class _Variant(NamedTuple):
+    """Of an LSTM."""
+
+    peepholes: np.ndarray | None
+    coupled: bool
+    bound: float
+
+    def seen(self, gate: str) -> Any:
+        """Peephole of a gate."""
+        return 0 if self.peepholes is None else self.peepholes[("io" if self.coupled else "ifo").index(gate)]
+
+
+def _variant(peepholes: np.ndarray | None, coupled: bool, cell_clip: float | None) -> _Variant | None:
+    """What an LSTM is beside the plain one; None for that."""
+    if peepholes is None and not coupled and cell_clip is None:
+        return None
+    return _Variant(peepholes, coupled, np.inf if cell_clip is None else cell_clip)
+
+
+def _lstm_cell_forward(
+    z: np.ndarray, prev_c: np.ndarray, variant: _Variant | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Apply (10) to (13) to pre-activations (N, 4H); return next_h, next_c and the gates (N, 4H)."""
     H = prev_c.shape[1]
+    if variant is not None:
+        z_i, *z_f, z_o, z_g = np.split(z, z.shape[1] // H, axis=1)
+        i, g = sigmoid(z_i + variant.seen("i") * prev_c), np.tanh(z_g)
+        f = 1 - i if variant.coupled else sigmoid(z_f[0] + variant.seen("f") * prev_c)
+        next_c = np.clip(f * prev_c + i * g, -variant.bound, variant.bound)
+        o = sigmoid(z_o + variant.seen("o") * next_c)
+        return o * np.tanh(next_c), next_c, np.concatenate([i, f, o, g], axis=1)
     gates = np.concatenate([sigmoid(z[:, : 3 * H]), np.tanh(z[:, 3 * H :])], axis=1)
     i, f, o, g = np.split(gates, 4, axis=1)
     next_c = f * prev_c + i * g
@@ -929,12 +997,27 @@ def _lstm_cell_forward(z: np.ndarray, prev_c: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _lstm_cell_backward(
-    dnext_h: np.ndarray, dnext_c: np.ndarray, gates: np.ndarray, prev_c: np.ndarray, next_c: np.ndarray
+    dnext_h: np.ndarray,
+    dnext_c: np.ndarray,
+    gates: np.ndarray,
+    prev_c: np.ndarray,
+    next_c: np.ndarray,
+    variant: _Variant | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Apply (14) to (19); return the gradients dz (N, 4H) and dprev_c."""
     i, f, o, g = np.split(gates, 4, axis=1)
     y = np.tanh(next_c)
     dc = dnext_c + dnext_h * o * (1 - y**2)
+    if variant is not None:
+        dz_o = dnext_h * y * o * (1 - o)
+        dc = np.where(np.abs(next_c) < variant.bound, dc + dz_o * variant.seen("o"), 0)
+        if variant.coupled:
+            dz_i = dc * (g - prev_c) * i * (1 - i)
+            dz = np.concatenate([dz_i, dz_o, dc * i * (1 - g**2)], axis=1)
+            return dz, dc * f + dz_i * variant.seen("i")
+        dz_i, dz_f = dc * g * i * (1 - i), dc * prev_c * f * (1 - f)
+        dz = np.concatenate([dz_i, dz_f, dz_o, dc * i * (1 - g**2)], axis=1)
+        return dz, dc * f + dz_i * variant.seen("i") + dz_f * variant.seen("f")
     dz = np.concatenate(
         [
             dc * g * i * (1 - i),
@@ -945,6 +1028,12 @@ def _lstm_cell_backward(
         axis=1,
     )
     return dz, dc * f
+
+
+def _dpeepholes(dz: np.ndarray, prev_c: np.ndarray, next_c: np.ndarray, variant: _Variant) -> np.ndarray:
+    """Gradient of the peepholes, of rows (N, 4H), (N, H) and (N, H)."""
+    *before, dz_o, _ = np.split(dz, dz.shape[1] // prev_c.shape[1], axis=1)
+    return np.stack([(d * prev_c).sum(axis=0) for d in before] + [(dz_o * next_c).sum(axis=0)])
 
 
 def _gru_cell_forward(
@@ -1097,7 +1186,8 @@ def _backward_by_stretches(
             state = [gradients.dh0, *([gradients.dc0] if len(given) > 1 else [])]
             if number > 0 or not is_kept[n]:
                 state = [np.zeros_like(part) for part in state]
-            sums = [*gradients[2:], *([gradients.dbh] if hasattr(gradients, "dbh") else [])]
+            further = [name for name in ("dbh", "dpeepholes") if hasattr(gradients, name)]
+            sums = [*gradients[2:], *(getattr(gradients, name) for name in further)]
             totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
         firsts.append(state)
     first = [np.concatenate(parts) for parts in zip(*firsts, strict=True)]
@@ -1107,7 +1197,7 @@ def _backward_by_stretches(
     if len(given) > 1:
         result.dc0 = first[1]
     if others:
-        result.dbh = others[0]
+        setattr(result, further[0], others[0])
     return result
 
 
@@ -1146,7 +1236,7 @@ def _broadcast_backward(step: Callable[..., Any], upstream: tuple[Any, ...], cac
         _sum_to(d.reshape(*cache.lead, d.shape[1]), shape) for d, shape in zip(gradients, cache.given, strict=False)
     ]
     everything = *natural, *gradients[len(natural) :]
-    if isinstance(gradients, StepGradients):
-        everything = StepGradients(everything)
+    if isinstance(gradients, StepGradients | LSTMStepGradients):
+        everything = type(gradients)(everything)
         vars(everything).update(vars(gradients))
     return everything

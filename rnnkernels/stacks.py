@@ -108,6 +108,10 @@ class StackStream:
         streams = self._first, *self._others
         return self._state(*[np.stack([getattr(s, name) for s in streams]) for name in self._state._fields])
 
+    def nopython(self) -> Any:
+        """Weights and states of all layers for functions that Numba compiles, see `Stream.nopython`."""
+        return tuple([stream.nopython() for stream in (self._first, *self._others)])
+
     def step(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Advance by one step.
 

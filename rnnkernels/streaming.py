@@ -9,11 +9,11 @@ from rnnkernels._checks import check_choice, check_for_stream, check_out, check_
 from rnnkernels._memory import aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
 from rnnkernels._threads import segments
-from rnnkernels.kernels import passes, simd
+from rnnkernels.kernels import nopython, passes, simd
 from rnnkernels.kernels.cell import cells
 from rnnkernels.kernels.gru import CELL as GRU
 from rnnkernels.kernels.gru import RESET_BEFORE
-from rnnkernels.kernels.lstm import CELL as LSTM
+from rnnkernels.kernels.lstm import cell_with as lstm_cell
 from rnnkernels.kernels.rnn import CELL as RNN
 from rnnkernels.kernels.rnn import RELU as RNN_RELU
 
@@ -30,7 +30,7 @@ class Stream:
         self.packed, self._weights, self._batch = packed, packed.flat, N
         self._x_shape, self._h_shape = (N, D), (N, H)
         lanes, units = simd.lanes_of(self._dtype), _sequence.unit_columns(H, self._dtype)
-        shape = N, D, H, len(cell.gates), cell.late, len(cell.biases), len(cell.tape), lanes
+        shape = N, D, H, len(cell.gates), cell.late, len(cell.biases), cell.own, len(cell.tape), lanes
         _, _, base, at, end = passes.stream_regions(*shape)
         self._memory = aligned_zeros((end,), self._dtype)
         self._kernel = cell.machine_code("stream", self._dtype) if N * H > 0 else _do_nothing
@@ -44,7 +44,8 @@ class Stream:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the arguments that make the same stream: packed weights differ from host to host."""
         states = {name: state.copy() for name, state in self._states.items()}
-        return _reopened, (type(self), self.packed.cell.key, self.packed.parameters, states)
+        packed = self.packed
+        return _reopened, (type(self), packed.cell.key, packed.parameters, states, packed.cell_clip)
 
     def __repr__(self) -> str:
         N, D = self._x_shape
@@ -54,6 +55,17 @@ class Stream:
     def dtype(self) -> np.dtype:
         """float32 or float64: what the stream computes in and returns."""
         return self._dtype
+
+    def nopython(self) -> Any:
+        """Weights and state of this stream for functions that Numba compiles, see `rnnkernels.nopython`.
+
+        Returns
+        -------
+        stream : tuple
+            For `advance` and `reset` of that module. What these do to the state is done to that of this stream.
+        """
+        (N, D), H = self._x_shape, self._h_shape[1]
+        return nopython.stream_class(self.packed.cell.key)(self._weights, self._memory, N, D, H)
 
     @property
     def h(self) -> np.ndarray:
@@ -145,10 +157,16 @@ def _do_nothing(*_: Any) -> None:
     """Kernel of a stream that has no element."""
 
 
-def _reopened(kind: type[Stream], key: str, parameters: dict[str, np.ndarray], states: dict[str, np.ndarray]) -> Stream:
+def _reopened(
+    kind: type[Stream],
+    key: str,
+    parameters: dict[str, np.ndarray],
+    states: dict[str, np.ndarray],
+    cell_clip: float | None = None,
+) -> Stream:
     Wx, Wh, *biases = parameters.values()
-    named = dict(zip(cells[key].biases, biases, strict=True))
-    return open_stream(kind, PackedWeights(cells[key], Wx, Wh, named), states, None)
+    named = dict(zip(cells[key].biases, biases, strict=False))
+    return open_stream(kind, PackedWeights(cells[key], Wx, Wh, named, cell_clip), states, None)
 
 
 def open_stream(kind: type[Stream], packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> Any:
@@ -242,6 +260,8 @@ class LSTMStream(Stream):
         Bias, same order.
     h0, c0 : array_like of shape (N, H), optional
         Hidden state and cell state before the first step; zero without them.
+    peepholes, coupled, cell_clip : optional
+        As for `lstm_forward`.
     batch_size : int, optional
         Sequences N that go side by side; without it as many as `h0` or `c0` has, or one.
 
@@ -285,9 +305,21 @@ class LSTMStream(Stream):
     __slots__ = ()
 
     def __init__(
-        self, Wx: Any, Wh: Any, b: Any, h0: Any = None, c0: Any = None, *, batch_size: int | None = None
+        self,
+        Wx: Any,
+        Wh: Any,
+        b: Any,
+        h0: Any = None,
+        c0: Any = None,
+        *,
+        peepholes: Any = None,
+        coupled: bool = False,
+        cell_clip: float | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        self._open(PackedWeights(LSTM, Wx, Wh, {"b": b}), {"h0": h0, "c0": c0}, batch_size)
+        cell = lstm_cell(peepholes, coupled, cell_clip)
+        biases = {"b": b, "peepholes": peepholes} if cell.own else {"b": b}
+        self._open(PackedWeights(cell, Wx, Wh, biases, cell_clip), {"h0": h0, "c0": c0}, batch_size)
 
     @property
     def c(self) -> np.ndarray:

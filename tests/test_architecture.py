@@ -81,7 +81,8 @@ def test_imports__go_down_only(path):
 def test_raise__stands_in_checks_only(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     raises = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Raise)]
-    assert path.name == "_checks.py" or not raises
+    # Functions that users compile cannot call Python to check what they pass.
+    assert path.name in ("_checks.py", "nopython.py") or not raises
 
 
 @pytest.mark.parametrize("module", [rnnkernels, reference], ids=["rnnkernels", "reference"])

@@ -36,6 +36,8 @@ class Cell(NamedTuple):
     """Kernels: those of `passes` with the row functions of the cell."""
     late: int = 0
     """Of its last gates so many multiply what the others have made of h, see `passes`."""
+    own: int = 0
+    """Whether no product starts from the last bias, which is for the row functions: 0 or 1."""
     variant: str = ""
     """What it is beside the cell that is meant when nothing more is said."""
     options: tuple[tuple[str, Any], ...] = ()

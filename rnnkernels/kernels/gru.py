@@ -37,7 +37,8 @@ KEPT = 4
 
 
 @inlined
-def gru_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
+def gru_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
+                     own0):  # fmt: skip
     """Units `first .. end` of a row: equations (2) to (4)."""
     step = lanes(work)
     for unit in range(first, end):
@@ -65,7 +66,7 @@ def gru_cell_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def gru_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                      h, dz, dm):  # fmt: skip
+                      h, dz, dm, own, own0):  # fmt: skip
     """Units `first .. end` of a row: equations (5) to (8), and the middle term of (9)."""
     step = lanes(work)
     for unit in range(first, end):
@@ -102,7 +103,8 @@ def gru_before_between(first, end, work, z, product, h_prev, q, tape, tape0):
 
 
 @inlined
-def gru_before_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
+def gru_before_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
+                            own0):  # fmt: skip
     """Units `first .. end` of a row: equations (3') and (4)."""
     step = lanes(work)
     for unit in range(first, end):
@@ -117,7 +119,7 @@ def gru_before_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0
 
 @inlined
 def gru_before_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                             h, dz, dm):  # fmt: skip
+                             h, dz, dm, own, own0):  # fmt: skip
     """Units `first .. end` of a row: equations (5) and (6), dm_n, and the second term of (9')."""
     step = lanes(work)
     for unit in range(first, end):

@@ -106,7 +106,8 @@ def _is_ours(event):
 
 
 def _is_inlined(kernel):
-    return kernel.targetoptions.get("forceinline")
+    """Whether it is compiled into its callers, which may be those of users."""
+    return kernel.targetoptions.get("forceinline") or "<locals>" in kernel.py_func.__qualname__
 
 
 event.register("numba:compile", _Notices())

@@ -13,19 +13,52 @@
 
 where dy is the gradient that arrives from outside. Columns of z, dz and the gates are interleaved in the order
 i, f, o, g. The tape keeps the gates, the track c; h comes back from them by (4).
+
+With peepholes the gates see the cell state, which a clip keeps within bounds::
+
+    i, f = sigmoid(z_i + p_i * c[t-1]), sigmoid(z_f + p_f * c[t-1])             (2')
+    o    = sigmoid(z_o + p_o * c[t])                                            (2'')
+    c[t] = clip(f * c[t-1] + i * g, -bound, bound)                              (3')
+
+    dc[t]  += dz_o * p_o, and then 0 where |c[t]| >= bound                      (5')
+    dc[t-1] = dc[t] * f + dz_i * p_i + dz_f * p_f                               (8')
+    dp_i, dp_f, dp_o = sums of dz_i * c[t-1], dz_f * c[t-1], dz_o * c[t]        (9')
+
+p and bound are the gates of a second bias that is for the row functions: i, f, o, and bound in the place of g. Where
+input and forget gate are coupled, f = 1 - i, and gates are in the order i, o, g::
+
+    c[t]    = c[t-1] + i * (g - c[t-1])                                         (3'')
+    dz_i    = dc[t] * (g - c[t-1]) * i * (1 - i)                                (6')
+    dc[t-1] = dc[t] * (1 - i) + dz_i * p_i                                      (8'')
 """
+
+import math
 
 from rnnkernels.kernels.activations import sigmoid, tanh
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.passes import passes_of
-from rnnkernels.kernels.simd import fma, lanes, load, negative, store, without_tiny
+from rnnkernels.kernels.simd import (
+    absolute,
+    clamp_above,
+    clamp_below,
+    fma,
+    lanes,
+    load,
+    negative,
+    splat,
+    store,
+    where_negative,
+    without_tiny,
+)
 
 GATES = 4
+COUPLED_GATES = 3
 
 
 @inlined
-def lstm_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
+def lstm_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
+                      own0):  # fmt: skip
     """Units `first .. end` of a row: equations (2) to (4).
 
     In two loops, so that no tanh waits for the sigmoids of its own unit: such chains are longer than what a processor
@@ -59,7 +92,7 @@ def lstm_cell_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def lstm_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                       h, dz, dm):  # fmt: skip
+                       h, dz, dm, own, own0):  # fmt: skip
     """Units `first .. end` of a row: equations (4) to (8)."""
     step = lanes(work)
     for u in range(first, end):
@@ -77,6 +110,129 @@ def lstm_cell_backward(first, end, tape, tape0, track, track_prev, track_next, w
         store(work, dz + q + 2 * step, without_tiny(dh_o * tanh_c * (1.0 - o)))
         store(work, dz + q + 3 * step, without_tiny(dc_i * fma(negative(g), g, 1.0)))
         store(dtrack, dtrack0 + j, dc_f)
+
+
+@inlined
+def peephole_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
+                          own0):  # fmt: skip
+    """Units `first .. end` of a row: equations (2') to (4)."""
+    step = lanes(work)
+    for u in range(first, end):
+        j, q = u * step, u * step * GATES
+        c = load(track, track_prev + j)
+        i = sigmoid(fma(load(own, own0 + q), c, load(work, z + q)))
+        f = sigmoid(fma(load(own, own0 + q + step), c, load(work, z + q + step)))
+        g = tanh(load(work, z + q + 3 * step))
+        store(tape, tape0 + q, i)
+        store(tape, tape0 + q + step, f)
+        store(tape, tape0 + q + 3 * step, g)
+        store(track, track_next + j, clip(without_tiny(fma(f, c, i * g)), load(own, own0 + q + 3 * step)))
+    for u in range(first, end):
+        j, q = u * step, u * step * GATES
+        c = load(track, track_next + j)
+        o = sigmoid(fma(load(own, own0 + q + 2 * step), c, load(work, z + q + 2 * step)))
+        store(tape, tape0 + q + 2 * step, o)
+        store(work, h + j, without_tiny(o * tanh(c)))
+
+
+@inlined
+def clip(x, bound):
+    """`x` within -bound .. bound; NaN where it is NaN."""
+    return clamp_above(clamp_below(x, negative(bound)), bound)
+
+
+@inlined
+def where_inside(x, bound, value):
+    """`value` in the lanes where |x| < bound, 0 in the others."""
+    return where_negative(absolute(x) - bound, value, 0.0)
+
+
+@inlined
+def peephole_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
+                           h, dz, dm, own, own0):  # fmt: skip
+    """Units `first .. end` of a row: equations (4) to (8'), and the terms of (9')."""
+    step = lanes(work)
+    for u in range(first, end):
+        j, q = u * step, u * step * GATES
+        i, f = load(tape, tape0 + q), load(tape, tape0 + q + step)
+        o, g = load(tape, tape0 + q + 2 * step), load(tape, tape0 + q + 3 * step)
+        c_prev, c = load(track, track_prev + j), load(track, track_next + j)
+        tanh_c, dh_t = tanh(c), load(work, dh + j)
+        store(work, h + j, without_tiny(o * tanh_c))
+        dh_o = dh_t * o
+        dz_o = without_tiny(dh_o * tanh_c * (1.0 - o))
+        dc = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
+        dc = fma(dz_o, load(own, own0 + q + 2 * step), dc)
+        dc = where_inside(c, load(own, own0 + q + 3 * step), dc)
+        dc_i, dc_f = dc * i, without_tiny(dc * f)
+        dz_i, dz_f = without_tiny(dc_i * g * (1.0 - i)), without_tiny(dc_f * c_prev * (1.0 - f))
+        store(work, dz + q, dz_i)
+        store(work, dz + q + step, dz_f)
+        store(work, dz + q + 2 * step, dz_o)
+        store(work, dz + q + 3 * step, without_tiny(dc_i * fma(negative(g), g, 1.0)))
+        store(work, dm + q, dz_i * c_prev)
+        store(work, dm + q + step, dz_f * c_prev)
+        store(work, dm + q + 2 * step, dz_o * c)
+        store(work, dm + q + 3 * step, splat(work, 0.0))
+        dc_prev = fma(dz_f, load(own, own0 + q + step), fma(dz_i, load(own, own0 + q), dc_f))
+        store(dtrack, dtrack0 + j, without_tiny(dc_prev))
+
+
+@inlined
+def coupled_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
+                         own0):  # fmt: skip
+    """Units `first .. end` of a row: equations (2') to (4) with (3'')."""
+    step = lanes(work)
+    for u in range(first, end):
+        j, q = u * step, u * step * COUPLED_GATES
+        c = load(track, track_prev + j)
+        i = sigmoid(fma(load(own, own0 + q), c, load(work, z + q)))
+        g = tanh(load(work, z + q + 2 * step))
+        store(tape, tape0 + q, i)
+        store(tape, tape0 + q + 2 * step, g)
+        store(track, track_next + j, clip(without_tiny(fma(i, g - c, c)), load(own, own0 + q + 2 * step)))
+    for u in range(first, end):
+        j, q = u * step, u * step * COUPLED_GATES
+        c = load(track, track_next + j)
+        o = sigmoid(fma(load(own, own0 + q + step), c, load(work, z + q + step)))
+        store(tape, tape0 + q + step, o)
+        store(work, h + j, without_tiny(o * tanh(c)))
+
+
+@inlined
+def coupled_cell_output(first, end, tape, tape0, track, track0, work, h):
+    """Units `first .. end` of a row: equation (4)."""
+    step = lanes(work)
+    for u in range(first, end):
+        o = load(tape, tape0 + (u * COUPLED_GATES + 1) * step)
+        store(work, h + u * step, without_tiny(o * tanh(load(track, track0 + u * step))))
+
+
+@inlined
+def coupled_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
+                          h, dz, dm, own, own0):  # fmt: skip
+    """Units `first .. end` of a row: equations (4) to (8''), and the terms of (9')."""
+    step = lanes(work)
+    for u in range(first, end):
+        j, q = u * step, u * step * COUPLED_GATES
+        i, o, g = load(tape, tape0 + q), load(tape, tape0 + q + step), load(tape, tape0 + q + 2 * step)
+        c_prev, c = load(track, track_prev + j), load(track, track_next + j)
+        tanh_c, dh_t = tanh(c), load(work, dh + j)
+        store(work, h + j, without_tiny(o * tanh_c))
+        dh_o = dh_t * o
+        dz_o = without_tiny(dh_o * tanh_c * (1.0 - o))
+        dc = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
+        dc = fma(dz_o, load(own, own0 + q + step), dc)
+        dc = where_inside(c, load(own, own0 + q + 2 * step), dc)
+        dc_i = dc * i
+        dz_i = without_tiny(dc_i * (g - c_prev) * (1.0 - i))
+        store(work, dz + q, dz_i)
+        store(work, dz + q + step, dz_o)
+        store(work, dz + q + 2 * step, without_tiny(dc_i * fma(negative(g), g, 1.0)))
+        store(work, dm + q, dz_i * c_prev)
+        store(work, dm + q + step, dz_o * c)
+        store(work, dm + q + 2 * step, splat(work, 0.0))
+        store(dtrack, dtrack0 + j, without_tiny(fma(dz_i, load(own, own0 + q), dc * (1.0 - i))))
 
 
 FORWARD, BACKWARD, STREAM = passes_of(
@@ -106,3 +262,59 @@ CELL = register(
         stream=STREAM,
     )
 )
+
+PEEPHOLE_FORWARD, PEEPHOLE_BACKWARD, PEEPHOLE_STREAM = passes_of(
+    "lstm_peephole",
+    GATES=GATES,
+    BIASES=2,
+    OWN=1,
+    KEPT=GATES,
+    cell_forward=peephole_cell_forward,
+    cell_output=lstm_cell_output,
+    cell_backward=peephole_cell_backward,
+)
+
+PEEPHOLE = register(
+    CELL._replace(
+        variant="peephole",
+        options=(("cell_clip", math.inf),),
+        biases=("b", "peepholes"),
+        own=1,
+        forward=PEEPHOLE_FORWARD,
+        backward=PEEPHOLE_BACKWARD,
+        stream=PEEPHOLE_STREAM,
+    )
+)
+"""The LSTM with peepholes, a clip of the cell state, or both."""
+
+COUPLED_FORWARD, COUPLED_BACKWARD, COUPLED_STREAM = passes_of(
+    "lstm_coupled",
+    GATES=COUPLED_GATES,
+    BIASES=2,
+    OWN=1,
+    KEPT=COUPLED_GATES,
+    cell_forward=coupled_cell_forward,
+    cell_output=coupled_cell_output,
+    cell_backward=coupled_cell_backward,
+)
+
+COUPLED = register(
+    PEEPHOLE._replace(
+        variant="coupled",
+        options=(("coupled", True),),
+        gates=("i", "o", "g"),
+        tape=("i", "o", "g"),
+        sigmoids=2,
+        forward=COUPLED_FORWARD,
+        backward=COUPLED_BACKWARD,
+        stream=COUPLED_STREAM,
+    )
+)
+"""The LSTM with coupled input and forget gates, with or without peepholes and a clip."""
+
+
+def cell_with(peepholes, coupled, cell_clip):
+    """The cell that has what is given, or not None."""
+    if coupled:
+        return COUPLED
+    return CELL if peepholes is None and cell_clip is None else PEEPHOLE

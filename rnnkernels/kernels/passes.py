@@ -1,19 +1,21 @@
 """The only loops over time: forward and backward, for whole sequences, single steps and streams of every cell.
 
-A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps), LATE and the row functions of
-a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the second one and
-lie apart from z. The last LATE gates multiply not h but q, which the first ones make of it: a step then has two stages.
+A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps), LATE, OWN and the row
+functions of a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the
+second one and lie apart from z; but if OWN is 1 no product starts from the last one, which the row functions read. The
+last LATE gates multiply not h but q, which the first ones make of it: a step then has two stages.
 
 Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
 
-    cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next)
+    cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own, own0)
         from z (and product, that of the last stage), overwrites h, what the tape keeps of the step, and the tracked
-        state at `track_next`
+        state at `track_next`; at `own0` of `own` are the interleaved columns of the last bias
     cell_output(first, end, tape, tape0, track, track0, work, h)
         overwrites h with the hidden state after a step, from what was kept of it
-    cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0, h, dz, dm)
-        from dh and dtrack, overwrites dz (and dm, that of the last stage), h[t], and dtrack by that of the step before;
-        may add to dh_prev
+    cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0, h, dz, dm,
+                  own, own0)
+        from dh and dtrack, overwrites dz (and dm, that of the last stage, or what the gradient of the last bias is the
+        sum of), h[t], and dtrack by that of the step before; may add to dh_prev
     cell_between(first, end, work, z, product, h_prev, q, tape, tape0)
         between two stages, from z, the first product and h[t-1], overwrites q, and in the tape what the rest needs
     cell_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm)
@@ -85,7 +87,7 @@ from rnnkernels.kernels.trace import (
     lap,
 )
 
-GATES = BIASES = KEPT = LATE = 0
+GATES = BIASES = KEPT = LATE = OWN = 0
 cell_forward = cell_output = cell_backward = cell_between = cell_between_backward = None
 
 Kept = namedtuple("Kept", "tape tape_width tape_step tape_row track track_step track_row")
@@ -121,13 +123,13 @@ def all_rows(places, first_row, rows, step):
 
 
 @expanded
-def forward_steps(cell, between, meet, lap, active_rows, gates, late, biases, bias, b, work, at, part, group, inputs,
+def forward_steps(cell, between, meet, lap, active_rows, gates, late, starts, bias, b, work, at, part, group, inputs,
                   hidden, weights, begin, steps, first, last, strip, by_strips, z_column, kept, buffer, crew, tick,
                   time):  # fmt: skip
     """Steps of a chunk, for the rows of a part and units `first .. last`; returns (tick, time).
 
-    Biases are rows of `bias` from `b` on. Inputs are in the part, z too but `by_strips`, where each strip of the units
-    is projected when its turn comes, at `z_column` of z.
+    Biases are rows of `bias` from `b` on, the first `starts` of them are what products start from. Inputs are in the
+    part, z too but `by_strips`, where each strip of the units is projected when its turn comes, at `z_column` of z.
     """
     units = unit_count(work, hidden)
     columns, lane_count = units * lanes(work), lanes(work)
@@ -153,7 +155,7 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, biases, bi
                             row, at.z_stride, buffer)  # fmt: skip
                     time = lap(crew.trace, crew.member, crew.number, PROJECT, time)
                 descending = (begin + s) % 2 == 1
-                if biases > 1:
+                if starts > 1:
                     recur(work, left, at.h_stride, active, weights, hidden, first_gate, count, gates, unit, end_unit,
                           bias, start + product_column, 0, product_row + product_column, at.z_stride, descending,
                           buffer)  # fmt: skip
@@ -171,7 +173,8 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, biases, bi
                     else:
                         cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
                              h + n * at.h_stride, h_next + n * at.h_stride,
-                             kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step)  # fmt: skip
+                             kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step,
+                             bias, b + starts * at.b_columns)  # fmt: skip
                     tape_here += kept.tape_width
                     track_here += columns
                 time = lap(crew.trace, crew.member, crew.number, CELL, time)
@@ -254,7 +257,7 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
     by_strips = chunk == 1 and LATE == 0
     z_columns = ((1 if by_rows else parts) * strip * lane_count if by_strips else columns) * GATES
     most_rows = most_rows_of_a_part(places, pieces)
-    at = forward_regions(most_rows, chunk, inputs, hidden, GATES, LATE, BIASES, z_columns, lane_count)
+    at = forward_regions(most_rows, chunk, inputs, hidden, GATES, LATE, BIASES, OWN, z_columns, lane_count)
     kept, given = track.shape[0] > 1, active_rows(places, 0, batch, 0)
     if member == 0:
         interleave_biases(biases, GATES, LATE, BIASES, hidden, work, at.b, at.b_columns)
@@ -310,9 +313,10 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
                            track, track_step, (slot + first_row) * columns)  # fmt: skip
             crew = Crew(team, trace, member, members, number)
             tick, time = forward_steps(
-                cell_forward, cell_between, wait_for_team, lap, active_rows, GATES, LATE, BIASES, work, at.b, work, at,
-                here, Group(places, first_row, rows), inputs, hidden, weights, start, stop - start, first, last_unit,
-                strip, by_strips, me * strip * lane_count * GATES, keeping, buffer, crew, tick, time)  # fmt: skip
+                cell_forward, cell_between, wait_for_team, lap, active_rows, GATES, LATE, BIASES - OWN, work, at.b,
+                work, at, here, Group(places, first_row, rows), inputs, hidden, weights, start, stop - start, first,
+                last_unit, strip, by_strips, me * strip * lane_count * GATES, keeping, buffer, crew, tick,
+                time)  # fmt: skip
             after = here + at.h + rows * at.h_stride
             if h.size > 0:
                 scatter_rows(work, after, at.h_stride, h, hidden, places, batch, onward, first_row, rows, start,
@@ -341,7 +345,8 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     Overwrites their rows of `dx` (rows, D), takes `dtrack` (N, U * L) from the last step to before the first, and
     sums the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient
     of the last step of a sequence is the sum of its row of `dh` (rows, H) and of `dlast` (N, H), either of which may be
-    empty. The tape and the track hold steps from `kept_from` on, `h0` (N, H) is the state before that.
+    empty. If OWN is 1 the last one of `dbs` holds that bias before. The tape and the track hold steps from `kept_from`
+    on, `h0` (N, H) is the state before that.
     """
     weights = Weights(Wx, 0, Wh, 0, packed)
     batch, inputs, hidden = places.shape[1], dx.shape[1], h0.shape[1]
@@ -349,9 +354,12 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     lane_count, units = lanes(x), unit_count(x, hidden)
     columns = units * lane_count
     late_column = columns * (GATES - LATE) if LATE > 0 else 0
-    at = backward_regions(batch, chunk, inputs, hidden, GATES, LATE, BIASES, blocked, lane_count)
+    at = backward_regions(batch, chunk, inputs, hidden, GATES, LATE, BIASES, OWN, blocked, lane_count)
+    dm0 = at.dz if OWN > 0 else at.dm  # the gradients of h @ Wh
     if member == 0 and end == spans.longest:
         fill_row(work, at.zeros, at.dWx - at.zeros, 0.0)
+        if OWN > 0:
+            interleave_row(dbs[BIASES - 1], 0, GATES, GATES, work, at.own, at.b_columns // lane_count)
         for n in range(active_rows(places, 0, batch, end - 1)):
             here = at.dh + n * at.h_stride
             if dh.size == 0:
@@ -410,11 +418,11 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                 cell_backward(first, last, tape, slot * tape.shape[2],
                      track, slot * columns, (slot + batch) * columns,
                      work, dh_next + n * at.h_stride, dh_step + n * at.h_stride, dtrack, n * columns,
-                     h_row, at.dz + dz_row, at.dm + dm_row)  # fmt: skip
+                     h_row, at.dz + dz_row, at.dm + dm_row, work, at.own)  # fmt: skip
                 if last == units:
                     if LATE == 0:
                         clear_padding(work, at.dz + dz_row, hidden, GATES)
-                    if BIASES > 1:
+                    if BIASES - OWN > 1:
                         clear_padding(work, at.dm + dm_row, hidden, LATE if LATE > 0 else GATES)
             time = lap(trace, member, number, CELL, time)
             # Others need these columns of dm, where units are divided.
@@ -438,7 +446,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                 time = lap(trace, member, number, CELL, time)
                 tick = wait_for_team(team, member, step_size(size, by_rows), tick)
                 time = lap(trace, member, number, WAIT, time)
-            recur_backward(work, at, weights, hidden, 0, GATES - LATE, GATES, at.dm + dm_rows,
+            recur_backward(work, at, weights, hidden, 0, GATES - LATE, GATES, dm0 + dm_rows,
                            dh_step + dh_rows, at.h_stride, dh_step + dh_rows, count, first, last, descending,
                            buffer)  # fmt: skip
             time = lap(trace, member, number, RECUR, time)
@@ -451,7 +459,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
         tick = wait_for_team(team, member, size, tick)  # the transposes are there
         time = lap(trace, member, number, WAIT, time)
         accumulate(work, at, weights, dx, dWx, dWh, spans, start, rows, depth, inputs, hidden, GATES, LATE,
-                   BIASES > 1, blocked, stop == spans.longest, member, size)  # fmt: skip
+                   BIASES, OWN, blocked, stop == spans.longest, member, size)  # fmt: skip
         time = lap(trace, member, number, ACCUMULATE, time)
         consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)  # nobody reads this chunk any more
@@ -497,7 +505,7 @@ step comes."""
 
 
 @plain
-def stream_regions(batch, inputs, hidden, gates, late, biases, kept, lane_count):
+def stream_regions(batch, inputs, hidden, gates, late, biases, own, kept, lane_count):
     """Steps of a chunk, where the tape and the scratch begin behind the track, regions, size of all memory.
 
     The tape has a row for each sequence where a second stage needs what the first has left there, or else one for all.
@@ -506,7 +514,7 @@ def stream_regions(batch, inputs, hidden, gates, late, biases, kept, lane_count)
     tape_rows = batch if late > 0 else 1
     base = whole_vectors((batch + kept * tape_rows) * columns, VECTORS_PER_PANEL * lane_count)
     chunk = max(STREAM_ROWS // max(batch, 1), 1)
-    at = forward_regions(batch, chunk, inputs, hidden, gates, late, biases, columns * gates, lane_count)
+    at = forward_regions(batch, chunk, inputs, hidden, gates, late, biases, own, columns * gates, lane_count)
     return chunk, batch * columns, base, at, base + at.part
 
 
@@ -526,7 +534,7 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
     if batch > 0:
         length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
         lane_count, units = lanes(x), unit_count(x, hidden)
-        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, GATES, LATE, BIASES, KEPT, lane_count)
+        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, GATES, LATE, BIASES, OWN, KEPT, lane_count)
         Wh, b, _ = packed_regions(inputs, hidden, GATES, LATE, BIASES, lane_count)
         matrices = Weights(weights, 0, weights, Wh, True)
         tape_width = KEPT * units * lane_count if LATE > 0 else 0
@@ -539,7 +547,7 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
                                     memory, base + at.x + (s * batch + n) * at.x_stride, inputs)  # fmt: skip
             project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, GATES, 0, units,
                     weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
-            forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, all_rows, GATES, LATE, BIASES,
+            forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, all_rows, GATES, LATE, BIASES - OWN,
                           weights, b, memory, at, base, Group(0, 0, batch), inputs, hidden, matrices, start, steps, 0,
                           units, units, False, 0, keeping, 0, nobody, 0, 0)  # fmt: skip
             for s in range(steps):
@@ -570,10 +578,10 @@ def nothing_between_backward(first, end, tape, tape0, track, track_prev, work, d
 def passes_of(name, **parts):
     """The kernels of a cell: forward and backward over sequences, and forward for streams.
 
-    `parts` are what stands for GATES, BIASES, KEPT, LATE and the row functions. A kernel has them as its global names,
-    which are constants to the compiler.
+    `parts` are what stands for GATES, BIASES, KEPT, LATE, OWN and the row functions. A kernel has them as its global
+    names, which are constants to the compiler.
     """
-    nothing = {"LATE": 0, "cell_between": nothing_between, "cell_between_backward": nothing_between_backward}
+    nothing = {"LATE": 0, "OWN": 0, "cell_between": nothing_between, "cell_between_backward": nothing_between_backward}
     parts = {**nothing, **parts}
 
     def instantiate(function):

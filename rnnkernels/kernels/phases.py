@@ -57,7 +57,7 @@ member, follow the last part.
 
 BackwardRegions = namedtuple(
     "BackwardRegions",
-    "x h q dq dh dz dm dx xT hT qT zeros dWx dWh db panels buffer member "
+    "x h q dq dh dz dm dx xT hT qT zeros dWx dWh db own panels buffer member "
     "x_stride h_stride dz_stride t_stride b_columns",
 )
 BackwardRegions.__doc__ = """Where the scratch of a backward pass lies: rows of a chunk, and what `accumulate` needs.
@@ -67,8 +67,8 @@ states, and those of the last step in spare rows at the end; `q` is what second 
 that of one step. `dh` has the gradient of the states before the chunk in its first rows, and so holds one step more;
 it carries the gradient from call to call. `xT`, `hT` and `qT` are the transposes of `x`, `h` and `q`, from the last row
 to the first; `zeros` is a row as wide as any. `dWx`, `dWh` and `db` are sums in gate order, each gate padded to whole
-units; those of matrices are divided in blocks, see `layout`. For each member, `member` elements apart, `panels` are
-PANELS_AT_ONCE panels of dz, and `buffer` is for products in place.
+units; those of matrices are divided in blocks, see `layout`. `own` is the bias that row functions read. For each
+member, `member` elements apart, `panels` are PANELS_AT_ONCE panels of dz, and `buffer` is for products in place.
 """
 
 
@@ -102,7 +102,7 @@ def stage(number, gates, late):
 
 
 @plain
-def forward_regions(rows, chunk, inputs, hidden, gates, late, biases, z_columns, lane_count):
+def forward_regions(rows, chunk, inputs, hidden, gates, late, biases, own, z_columns, lane_count):
     """Scratch for parts of so many sequences, chunks of so many steps, and rows of z with so many columns."""
     b_columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
     x_stride, z_stride, h_stride = (
@@ -112,7 +112,7 @@ def forward_regions(rows, chunk, inputs, hidden, gates, late, biases, z_columns,
     )
     z = chunk * rows * x_stride
     product = z + chunk * rows * z_stride
-    h = product + (biases - 1) * rows * z_stride
+    h = product + (biases - own - 1) * rows * z_stride
     q = h + (chunk + 1) * rows * h_stride
     part = q + (rows * h_stride if late > 0 else 0)
     return ForwardRegions(0, z, product, h, q, part, biases * b_columns, 0, b_columns, x_stride, z_stride, h_stride)
@@ -125,7 +125,7 @@ def sum_columns(hidden, gates, lane_count):
 
 
 @plain
-def backward_regions(rows, chunk, inputs, hidden, gates, late, biases, blocked, lane_count):
+def backward_regions(rows, chunk, inputs, hidden, gates, late, biases, own, blocked, lane_count):
     """Scratch for so many sequences and chunks of so many steps; sums are in it only if they are `blocked`."""
     width = VECTORS_PER_PANEL * lane_count
     depth, columns = chunk * rows, whole_vectors(hidden, lane_count) * gates
@@ -152,11 +152,12 @@ def backward_regions(rows, chunk, inputs, hidden, gates, late, biases, blocked, 
     dWx = zeros + max(x_stride, dz_stride) + PANELS_AT_ONCE * width
     dWh = dWx + inputs * x_sums
     db = dWh + hidden * h_sums
-    panels = db + biases * b_columns
+    own_row = db + biases * b_columns
+    panels = own_row + own * b_columns
     buffer = panels + whole_vectors(PANELS_AT_ONCE * depth, lane_count) * width
     member = buffer + BUFFER_VECTORS * lane_count - panels
-    return BackwardRegions(0, h, q, dq, dh, dz, dm, dx, xT, hT, qT, zeros, dWx, dWh, db, panels, buffer, member,
-                           x_stride, h_stride, dz_stride, t_stride, b_columns)  # fmt: skip
+    return BackwardRegions(0, h, q, dq, dh, dz, dm, dx, xT, hT, qT, zeros, dWx, dWh, db, own_row, panels, buffer,
+                           member, x_stride, h_stride, dz_stride, t_stride, b_columns)  # fmt: skip
 
 
 @expanded
@@ -305,7 +306,7 @@ def transpose_chunk(work, at, inputs, hidden, late, depth, member, size):
 
 
 @expanded
-def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, inputs, hidden, gates, late, apart,
+def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, inputs, hidden, gates, late, biases, own,
                blocked, is_first, member, size):  # fmt: skip
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dm, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
@@ -314,17 +315,17 @@ def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, input
     parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are not `blocked` go straight to the rows of `dWx`
     and `dWh`, whose columns are in gate order where no gate is padded.
     """
-    own = member * at.member
+    mine = member * at.member
     first_row, end_row = share(depth, member, size)
     transposed_product(work, at.dz + first_row * at.dz_stride, at.dz_stride, end_row - first_row,
                        weights.Wx, weights.Wx_offset, weights.packed, inputs, hidden, 0, gates, gates,
                        0, unit_count(work, inputs), at.zeros, 0, at.dx + first_row * at.x_stride, at.x_stride,
-                       False, at.buffer + own)  # fmt: skip
+                       False, at.buffer + mine)  # fmt: skip
     scatter_rows(work, at.dx, at.x_stride, dx, inputs, spans.places, spans.batch, spans.onward, 0, rows, begin,
                  first_row, end_row, 0, inputs)  # fmt: skip
 
     width, gate_columns = panel_width(work), unit_count(work, hidden) * lanes(work)
-    for k in range((3 if late > 0 else 2) if apart else 1):  # dz, and dm by stages where it is apart
+    for k in range((3 if late > 0 else 2) if biases > 1 else 1):  # dz, and dm by stages where it is apart
         first_gate, count = stage(k - 1, gates, late) if k > 0 else (0, gates)
         columns, dz, db, a, dWh_sums = count * gate_columns, at.dz, at.db, at.hT, at.dWh
         if k > 0:
@@ -339,12 +340,12 @@ def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, input
         while panel < end_panel:
             panels = panels_together(panel, end_panel)
             pack_and_add_rows(work, dz + (depth - 1) * at.dz_stride, at.dz_stride, depth, columns, count, panel, panels,
-                              work, at.panels + own, work, db, is_first)  # fmt: skip
+                              work, at.panels + mine, work, db, is_first)  # fmt: skip
             if k == 0:
-                add_product(work, at, at.xT, inputs, at.panels + own, depth, columns, at.dWx,
+                add_product(work, at, at.xT, inputs, at.panels + mine, depth, columns, at.dWx,
                             dWx, 0, gates * gate_columns, blocked, panel, panels, is_first)  # fmt: skip
-            if k > 0 or not apart:
-                add_product(work, at, a, hidden, at.panels + own, depth, columns, dWh_sums,
+            if (k > 0) == (biases - own > 1):
+                add_product(work, at, a, hidden, at.panels + mine, depth, columns, dWh_sums,
                             dWh, first_gate * gate_columns, gates * gate_columns, blocked, panel, panels,
                             is_first)  # fmt: skip
             panel += panels

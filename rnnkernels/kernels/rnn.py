@@ -33,7 +33,8 @@ GATES = 1
 
 
 @inlined
-def rnn_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
+def rnn_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
+                     own0):  # fmt: skip
     """Units `first .. end` of a row: equation (2)."""
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         value = without_tiny(tanh(load(work, z + j)))
@@ -49,7 +50,7 @@ def rnn_cell_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def rnn_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                      h, dz, dm):  # fmt: skip
+                      h, dz, dm, own, own0):  # fmt: skip
     """Units `first .. end` of a row: equation (3)."""
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         value = load(track, track_next + j)
@@ -58,7 +59,8 @@ def rnn_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
 
 
 @inlined
-def relu_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next):
+def relu_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
+                      own0):  # fmt: skip
     """Units `first .. end` of a row: equation (2')."""
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         value = without_tiny(clamp_below(load(work, z + j), 0.0))
@@ -68,7 +70,7 @@ def relu_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, trac
 
 @inlined
 def relu_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                       h, dz, dm):  # fmt: skip
+                       h, dz, dm, own, own0):  # fmt: skip
     """Units `first .. end` of a row: equation (3')."""
     zero = splat(work, 0.0)
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
