@@ -30,6 +30,7 @@ import dataclasses
 import itertools
 import math
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -86,7 +87,7 @@ class Settings:
     seed: int = 0
 
 
-QUICK = {"length": 20_000, "hidden": 32, "steps": 3000, "starts": 8, "forecast": 200}
+QUICK = {"length": 20_000, "hidden": 32, "steps": 3000, "forecast": 300}
 """Other defaults of a run of some seconds."""
 
 
@@ -260,6 +261,8 @@ def table(path: Path) -> Source:
         first = next(lines(), "").strip().split(",")
     except (OSError, UnicodeDecodeError) as error:
         stop(f"cannot read {path} as text: {error}")
+    if T == 0:
+        stop(f"{path} has no lines but blank ones and comments.")
     try:
         numbers([",".join(first)])
         columns, names = tuple(f"column {k}" for k in range(len(first))), 0
@@ -309,9 +312,34 @@ def check_lengths(settings: Settings, T: int) -> int:
     return n_training
 
 
+def check_memory(settings: Settings, D: int) -> None:
+    """End if training would take more memory than the machine has."""
+    try:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return
+    H, T, layers = settings.hidden, settings.window, settings.layers
+    gates = len(CELLS[settings.cell].gates)
+    n_weights = gates * H * (D + H + (layers - 1) * 2 * H) + H * D
+    # Weights, gradient, what Adam keeps and computes with; and what the layers return and keep of each step.
+    every = settings.checkpoint_every or T
+    kept_steps = T if every >= T or settings.memory_budget else every + T // every
+    n_kept = settings.batch * (T * (6 * D + 4 * H) + kept_steps * 8 * layers * H)
+    needed = np.dtype(settings.dtype).itemsize * (7 * n_weights + n_kept)
+    if needed > available:
+        stop(
+            f"training {n_weights:,} weights on minibatches of {settings.batch} windows of {T} steps takes "
+            f"{needed / 1e9:,.0f} GB of memory; this machine has {available / 1e9:,.0f}: take a smaller --hidden, "
+            "--layers, --batch or --window."
+        )
+
+
 def write_series(source: Source, path: Path) -> None:
     """Write the series to a file, block by block; at every moment `path` is complete or not there."""
     partial = path.with_name(path.name + ".partial")
+    needed, free = 8 * source.T * len(source.columns), shutil.disk_usage(path.parent).free
+    if needed > free:
+        stop(f"the series takes {needed / 1e9:,.1f} GB in {path.parent}, which has {free / 1e9:,.1f} GB free.")
     try:
         series = np.lib.format.open_memmap(partial, "w+", np.float64, (source.T, len(source.columns)))
         begin = 0
@@ -449,6 +477,7 @@ def train(model: Forecaster, series: np.ndarray, scales: Scales) -> tuple[list[f
                 loss, gradient, state = model.loss_and_gradient(x, target, lengths, state)
                 if not math.isfinite(loss):
                     bar.close()
+                    request.withdraw()
                     sys.exit(f"The loss is {loss} after {len(losses)} steps: try a lower --learning-rate.")
                 rnnkernels.clip_gradients({"all": gradient}, GRADIENT_NORM_LIMIT)
                 progress = len(losses) / settings.steps
@@ -525,7 +554,7 @@ def report(comparison: Comparison, time_step: float | None) -> str:
     ours, naive = (np.sqrt(np.square(comparison.error(of)).mean(axis=0)) for of in (False, True))
     S, F = len(comparison.truth), len(ours)
     lines = [
-        f"Forecasts from {S} places, root mean square errors in standard deviations:",
+        f"Forecasts from {S} place{'s' * (S > 1)}, root mean square errors in standard deviations:",
         "    step  forecast     naive",
     ]
     for step in sorted({step for step in (1, 3, 10, 30, 100, 300, 1000, 3000) if step < F} | {F}):
@@ -559,7 +588,9 @@ def draw(comparison: Comparison, scales: Scales, source: Source, title: str, pat
     axes = figure.subplots(panels + 1, 1, sharex=True)
     good = comparison.good_steps()[chosen] * unit
     for column, panel in enumerate(axes[:-1]):
-        panel.plot(np.r_[before, after], np.r_[past[:, column], truth[:, column]], "k", linewidth=1, label="truth")
+        panel.plot(
+            np.r_[before, after], np.r_[past[:, column], truth[:, column]], color="0.65", linewidth=3, label="truth"
+        )
         panel.plot(after, predicted[:, column], color="tab:blue", linewidth=1.5, label="forecast")
         panel.plot(after, np.full(len(after), past[-1, column]), "--", color="tab:orange", linewidth=1, label="naive")
         panel.axvline(0, color="gray", linewidth=0.8)
@@ -591,11 +622,10 @@ def main(arguments: list[str] | None = None) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop(f"cannot make the folder {args.out}: {error.strerror}")
+    check_memory(settings, D)
+    model = Forecaster(settings, D)
     try:
-        model = Forecaster(settings, D)
         seconds = try_out(model, D)
-    except MemoryError:
-        stop("such a model takes more memory than there is: take a smaller --hidden, --batch or --window.")
     except ValueError as error:  # of the budget of memory, which the layers know
         stop(str(error))
 
@@ -605,9 +635,9 @@ def main(arguments: list[str] | None = None) -> int:
     scales = find_scales(series, n_training)
     stack = f"{settings.cell.upper()}, {settings.layers} layer{'s' * (settings.layers > 1)}, H = {settings.hidden}"
     print(
-        f"{source.title}: {source.T:,} steps of {D} numbers, the first {n_training:,} to train on.\n{stack}, "
-        f"{settings.dtype}: {model.flat.size:,} weights; minibatches of {settings.batch} windows of {settings.window} "
-        f"steps.\nFirst call, compilation included: {seconds:.1f} s.",
+        f"{source.title}: {source.T:,} steps of {D} number{'s' * (D > 1)}, the first {n_training:,} to train on.\n"
+        f"{stack}, {settings.dtype}: {model.flat.size:,} weights; minibatches of {settings.batch} windows of "
+        f"{settings.window} steps.\nFirst call, compilation included: {seconds:.1f} s.",
         flush=True,
     )
 
