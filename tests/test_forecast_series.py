@@ -130,6 +130,30 @@ def test_gradient__is_that_of_the_loss(rng, cell, more):
     assert gradient @ direction == pytest.approx(slope, rel=1e-7)
 
 
+def test_training__carries_states_through_each_pass_over_the_series(rng, monkeypatch):
+    series, scales = rng.standard_normal((23, 2)), forecast_series.Scales(np.ones(2), np.full(2, 2.0), np.ones(2))
+    model = make_model(batch=2, window=4, steps=7)
+    compute, calls = model.loss_and_gradient, []
+
+    def loss_and_gradient(x, target, lengths, state):
+        result = compute(x, target, lengths, state)
+        calls.append((x, target, lengths.tolist(), state, result[2]))
+        return result
+
+    monkeypatch.setattr(model, "loss_and_gradient", loss_and_gradient)
+    losses, stopped = forecast_series.train(model, series, scales)
+    assert (len(losses), stopped) == (7, 0)
+    for number, (x, target, lengths, state, _) in enumerate(calls):
+        begin = number % 3 * 4
+        assert lengths == ([3, 3] if begin == 8 else [4, 4])
+        assert_same_bits(x[1], (series[11 + begin :][: lengths[1]] - 1) / 2)
+        assert_same_bits(target[1], np.diff(series[11 + begin :][: lengths[1] + 1], axis=0))
+        if begin == 0:
+            assert state == ()
+        else:
+            assert state is calls[number - 1][4]
+
+
 def test_loss__is_the_mean_over_valid_steps(rng):
     model = make_model()  # its readout is zero
     x, target = rng.standard_normal((2, 2, 3, 2))
