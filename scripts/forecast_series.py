@@ -67,7 +67,7 @@ MOST_PANELS = 4
 class Settings:
     """What a run is made of."""
 
-    # Of those tried for forty seconds on two cores, small minibatches of short windows gave the longest forecasts.
+    # Of the cells, sizes and learning rates tried for forty seconds each, on two cores, these gave the lowest loss.
     system: str = "lorenz"
     data: str = ""
     length: int = 100_000
