@@ -2,7 +2,7 @@
 """Train a recurrent forecaster on a long series through rnnkernels, and let it go on by itself.
 
     python scripts/forecast_series.py                              the Lorenz system: 82 s of processor time
-    python scripts/forecast_series.py --quick                      the same, shorter: 7 s
+    python scripts/forecast_series.py --quick                      the same, shorter: 8 s
     python scripts/forecast_series.py --quick --system oscillators --cell gru --layers 2   a chain of springs: 15 s
     python scripts/forecast_series.py --data FILE.npy --checkpoint-every 16   a series (T, D) of one's own
 
