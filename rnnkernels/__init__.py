@@ -29,6 +29,7 @@ from rnnkernels.lstm import (
 from rnnkernels.rnn import RNNCache, RNNReluCache, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
 from rnnkernels.stacks import StackCache, StackStream
 from rnnkernels.streaming import GRUStream, LSTMStream, RNNStream
+from rnnkernels.windows import BPTTWindow, BPTTWindows
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BPTTWindow",
+    "BPTTWindows",
     "Explanation",
     "GRUCache",
     "GRUResetBeforeCache",

@@ -1204,6 +1204,40 @@ def refuse_file(path: Any, reason: object) -> NoReturn:
     raise ValueError(f"`path` must name a safetensors file that a layer of this class has saved; {path}: {reason}")
 
 
+def check_series(series: Any, dtype: Any, batch_size: int, horizon: int) -> tuple[Any, np.dtype]:
+    """Check a series (T, D) that is to be read in parts; returns it, never a copy of an array, and a dtype for these.
+
+    What has a NumPy dtype is left as it is: it may be a file.
+
+    Raises
+    ------
+    TypeError
+        If it is not of real numbers, or needs a dtype, or `dtype` is not one of the two.
+    ValueError
+        If it has other axes, or too few steps for one input and its target in each stream.
+    """
+    if not isinstance(getattr(series, "dtype", None), np.dtype):
+        series = _as_array("series", series)
+    found = series.dtype.newbyteorder("=")
+    if dtype is not None:
+        dtype = check_float_dtype("dtype", dtype)
+    elif found.kind in "iu":
+        dtype = FLOAT64
+    elif found in (FLOAT32, FLOAT64):
+        dtype = found
+    if dtype is None or found.kind not in "iuf":
+        cure = " Name one of the two for its windows, as in `dtype=np.float32`." if found.kind == "f" else ""
+        raise TypeError(f"`series` must be of float32 or float64, or of integers; got {series.dtype}.{cure}")
+    one_column = " A single column is `series[:, np.newaxis]`." if series.ndim == 1 else ""
+    check_axes("series", series, "(T, D)", one_column)
+    if (T := series.shape[0]) < batch_size + horizon:
+        raise ValueError(
+            f"`series` must have T >= batch_size + horizon = {batch_size + horizon} steps, for an input and its target "
+            f"in each stream; got T = {T}."
+        )
+    return series, dtype
+
+
 def check_max_norm(max_norm: Any) -> float:
     """Return a limit of a norm.
 

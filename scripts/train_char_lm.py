@@ -24,7 +24,6 @@ import hashlib
 import json
 import math
 import os
-import signal
 import statistics
 import sys
 import sysconfig
@@ -33,12 +32,13 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 try:
     import numpy as np
     from _cells import CELLS, available_cells
+    from _training import Adam, StopRequest, Weights, positive_float, positive_int, split
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -49,8 +49,6 @@ except ModuleNotFoundError as missing:
         f"{missing.name} is not installed for {sys.executable}.\n"
         'scripts/demo sets everything up by itself; to do it by hand: python -m pip install -e ".[train]"'
     )
-
-Weights = dict[str, np.ndarray]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for every character outside the vocabulary
 VALIDATION_SHARE = 0.05
@@ -127,22 +125,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--temperature", type=positive_float, default=0.6, help="below 1: safer samples, above: wilder (default: 0.6)"
     )
     return parser.parse_args(arguments)
-
-
-def positive_int(text: str) -> int:
-    """Parse an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Parse a finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {value}")
-    return value
 
 
 def probability(text: str) -> float:
@@ -233,13 +215,6 @@ def check_memory(settings: Settings, n_words: int) -> None:
             f"{needed / 1e9:,.0f} GB of memory; this machine has {available / 1e9:,.0f}. Take a smaller --hidden, "
             "--embedding, --batch or --window."
         )
-
-
-def split(flat: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Weights:
-    """View one flat vector as the named weights: the optimiser sees one array, the layers see theirs."""
-    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
-    parts = np.split(flat, ends[:-1])
-    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def initial_weights(settings: Settings, n_words: int, rng: np.random.Generator) -> np.ndarray:
@@ -336,23 +311,6 @@ def loss_and_gradient(
     dembedding = layers.word_embedding_backward(dembedded, embedding_cache)
     gradients = {"embedding": dembedding, **gradients, "W_out": dW_out, "b_out": db_out}
     return loss, np.concatenate([gradients[name].ravel() for name in weights])
-
-
-class Adam:
-    """Adam (Kingma & Ba, 2015) on one flat vector."""
-
-    def __init__(self, size: int, dtype: str, beta1: float = 0.9, beta2: float = 0.99, eps: float = 1e-8) -> None:
-        self.mean = np.zeros(size, dtype)
-        self.square = np.zeros(size, dtype)
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
-
-    def update(self, weights: np.ndarray, gradient: np.ndarray, step: int, learning_rate: float) -> None:
-        """Move the weights, in place; `step` counts from 1."""
-        self.mean += (1 - self.beta1) * (gradient - self.mean)
-        self.square += (1 - self.beta2) * (gradient * gradient - self.square)
-        scale = math.sqrt(1 - self.beta2**step)
-        rate = learning_rate * scale / (1 - self.beta1**step)
-        weights -= rate * self.mean / (np.sqrt(self.square) + scale * self.eps)
 
 
 def windows(data: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -523,25 +481,6 @@ def plot_loss(run: Run, path: Path) -> None:
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-class StopRequest:
-    """Ctrl-C or a polite kill, noted so that the step under way can end; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.note)
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Take the signal."""
-        self.signal = number
-        self.withdraw()
-
-    def withdraw(self) -> None:
-        """Give the signals their usual effect again."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def train(run: Run, training: np.ndarray, validation: np.ndarray, vocabulary: str, args: argparse.Namespace) -> int:
