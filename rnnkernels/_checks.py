@@ -611,23 +611,23 @@ def _is_in_layout(array: Any) -> bool:
     return type(array) is np.ndarray and array.flags.num & IN_LAYOUT == IN_LAYOUT
 
 
-SPAN_FIELDS = "table", "onward", "shape", "steps", "in_order"
+SPAN_FIELDS = "table", "onward", "shape", "steps", "longest", "shortest", "in_order"
 
 
 def are_spans_of(spans: Any, N: int, T: int) -> bool:
     """Whether spans stay within the rows of N sequences of T steps, longer ones first."""
     if getattr(spans, "_fields", None) != SPAN_FIELDS:
         return False
-    table, onward, shape, steps, in_order = spans
+    table, onward, shape, steps, longest, _, in_order = spans
     return bool(
         shape == (N, T)
-        and type(onward) is int
+        and type(onward) is type(longest) is int
         and onward in (1, -1)
         and _is_in_layout(table)
         and table.dtype == INT64
         and table.ndim == 2
         and len(table) == span_kernels.ROWS
-        and span_kernels.CHECK[INT64](table, onward, N, T, bool(in_order)) == steps
+        and span_kernels.CHECK[INT64](table, onward, N, T, longest, bool(in_order)) == steps
     )
 
 

@@ -43,6 +43,8 @@ class Family(NamedTuple):
 
 
 MOST_SMALL_CALLS = 1024
+MOST_OF_SPANS = 64
+"""Small calls that are kept for spans of a batch, for each that is kept for a whole one."""
 
 
 def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
@@ -74,9 +76,9 @@ def _remember(
         _keep(family.small, (dtype, keeps, only_last, arguments[0].shape, Wx.shape), call)
 
 
-def _keep(calls: dict[Any, Any], key: Any, call: Any) -> None:
+def _keep(calls: dict[Any, Any], key: Any, call: Any, most: int = MOST_SMALL_CALLS) -> None:
     """Keep a small call; spans can ask for ever new ones, so those that there are make room."""
-    if len(calls) >= MOST_SMALL_CALLS:
+    if len(calls) >= most:
         calls.clear()
     calls[key] = call
 
@@ -209,8 +211,7 @@ def _run_small(
     if type(x) is not ndarray or type(Wx) is not ndarray:
         return None
     dtype = x.dtype
-    key = dtype, keep_cache, only_last, x.shape, Wx.shape
-    call = family.small.get(key)
+    call = family.small.get((dtype, keep_cache, only_last, x.shape, Wx.shape))
     if call is None:
         return None
     shapes, spans, allocate = call.shapes, None, empty
@@ -222,18 +223,18 @@ def _run_small(
     if asked is not None:
         spans = find_spans(*x.shape[:2], *asked)
         if spans is not None:
-            call = _small_spans(family, key, call, spans)
+            call = _small_spans(family, dtype, call, spans)
             if call is None:
                 return None
             h0, track0 = _initial(spans, states)
             if not spans.is_whole:
                 allocate = zeros
-    code, _, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, places, scratch, division = call
+    code, _, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, places, scratch, division, _ = call
     h = allocate(of_h, dtype) if no_h is None else no_h
     last, track = empty(of_last, dtype), empty(of_track, dtype)
     if spans is not None:
         places = spans.places
-        if places[1, -1] == 0:
+        if spans.shortest == 0:
             last[...] = h0  # no step overwrites the state of a sequence without any
     tape = empty(of_tape, dtype) if no_tape is None else no_tape
     work = borrow(scratch, dtype)
@@ -250,15 +251,13 @@ def _run_small(
     return h, last, track, cache, spans
 
 
-def _small_spans(family: Family, key: Any, call: SmallCall, spans: Spans) -> SmallCall | None:
+def _small_spans(family: Family, dtype: np.dtype, call: SmallCall, spans: Spans) -> SmallCall | None:
     """A small call for the spans of a batch, given that for the whole batch; None if no span has a step."""
     size = spans.table.shape[1], spans.longest, spans.onward
-    if size[1] == 0:
-        return None
-    found = family.small.get((key, size))
-    if found is None:
-        found = _sequence.small_spans(family.cell, call, key[0], *size)
-        _keep(family.small, (key, size), found)
+    found = call.of_spans.get(size)
+    if found is None and spans.longest > 0:
+        found = _sequence.small_spans(family.cell, call, dtype, *size)
+        _keep(call.of_spans, size, found, MOST_OF_SPANS)
     return found
 
 

@@ -300,6 +300,8 @@ class SmallCall(NamedTuple):
     scratch: int
     division: tuple[Any, ...]
     """Last arguments of the kernel."""
+    of_spans: dict[tuple[int, int, int], "SmallCall"]
+    """The same for spans of the batch, by their number, the steps of the longest and the direction."""
 
 
 def small_forward(
@@ -324,6 +326,7 @@ def small_forward(
         whole_places(N, T),
         plan.scratch,
         (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.strip, 1, False),
+        {},
     )
 
 
@@ -386,7 +389,7 @@ def run_forward(
         track[0, :, :H] = track0
         last[...] = h0
         return h, last, Kept(tape, track)
-    if spans is not None and spans.places[1, -1] == 0:
+    if spans is not None and spans.shortest == 0:
         last[...] = h0  # no step overwrites the state of a sequence without any
     plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("forward", dtype)

@@ -26,6 +26,9 @@ class Spans(NamedTuple):
     """N, T: sequences of the batch, and steps of the arrays."""
     steps: int
     """Of all spans together."""
+    longest: int
+    """Steps of the longest span."""
+    shortest: int
     in_order: bool
     """Whether each span is a sequence and has its number, so that states are the same."""
 
@@ -40,11 +43,6 @@ class Spans(NamedTuple):
         return self.table[SEQUENCE]
 
     @property
-    def longest(self) -> int:
-        """Steps of the longest span."""
-        return int(self.table[1, 0]) if self.table.size else 0
-
-    @property
     def is_whole(self) -> bool:
         """Whether each row belongs to a span, so that nothing is padding."""
         return self.steps == self.shape[0] * self.shape[1]
@@ -55,7 +53,8 @@ class Spans(NamedTuple):
         first, length = table[:2]
         first += self.onward * begin
         np.clip(length - begin, 0, end - begin, out=length)
-        return self._replace(table=_frozen(table), steps=int(length.sum()))
+        most, least = (int(length[0]), int(length[-1])) if length.size else (0, 0)
+        return self._replace(table=_frozen(table), steps=int(length.sum()), longest=most, shortest=least)
 
     def initial(self, state: np.ndarray) -> np.ndarray:
         """States before each span, of those before each sequence (N, H)."""
@@ -162,9 +161,11 @@ def _make_spans(N: int, T: int, length: np.ndarray, is_new: np.ndarray | None, o
     else:
         most += int(np.count_nonzero(is_new))
     flat, work = zeros((ROWS * most,), INT64), zeros((T + 2 + ROWS * most,), INT64)
-    S, steps, in_order = FIND[INT64](length, is_new, T, onward, flat, work)
-    table = flat[: ROWS * max(S, 0)].reshape(ROWS, max(S, 0))
-    return _new(Spans, (_frozen(table), onward, (N, T), steps, in_order))
+    S, steps, longest, shortest, in_order = FIND[INT64](length, is_new, T, onward, flat, work)
+    if most > S:
+        S = max(S, 0)
+        flat = flat[: ROWS * S]
+    return _new(Spans, (_frozen(flat.reshape(ROWS, S)), onward, (N, T), steps, longest, shortest, in_order))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -158,17 +158,23 @@ def test_cache_of_spans__survives_a_pickle_and_shows_steps_in_the_order_of_x(rng
         assert_same_bits(result.cache.h, result.h)
 
 
-@pytest.mark.parametrize("spoil", ["places", "onward", "sequences", "shape", "longer"])
+@pytest.mark.parametrize(
+    "spoil", ["places", "onward", "sequences", "order", "in_order", "longest", "dtype", "shape", "longer"]
+)
 def test_cache_of_spans__that_was_changed_is_refused(rng, spoil):
     args = make_arguments(rng, 4, 3, 5, 4, 6, np.float32)
     result = rnnkernels.lstm_forward(*args, lengths=[2, 5, 4])
     spans = result.cache.spans
     changed = {
-        "places": {"places": spans.places + np.array([[100], [0]])},
+        "places": {"table": spans.table + np.array([[100], [0], [0], [0], [0]])},
         "onward": {"onward": 2},
-        "sequences": {"sequences": spans.sequences + 1},
+        "sequences": {"table": spans.table + np.array([[0], [0], [1], [0], [0]])},
+        "order": {"table": np.ascontiguousarray(spans.table[:, ::-1])},
+        "in_order": {"table": spans.table[:, :2].copy(), "steps": 9, "in_order": True},
+        "longest": {"longest": 6},
+        "dtype": {"table": spans.table.astype(np.int32)},
         "shape": {"shape": (3, 4)},
-        "longer": {"places": spans.places + np.array([[0], [1]])},
+        "longer": {"table": spans.table + np.array([[0], [1], [0], [0], [0]])},
     }[spoil]
     result.cache.spans = spans._replace(**changed)
     with pytest.raises(ValueError, match="`cache` must be as lstm_forward left it"):

@@ -34,7 +34,8 @@ def find_spans(lengths, resets, steps, onward, table, work):
     the flat `table`, of 5 * S elements; there is room for size / 5 spans, N and one for each reset. `work` has so many
     elements and T + 2. Checks the lengths.
 
-    Returns S, the steps of all spans, and whether spans are whole sequences in order; -1 if a length is out of range.
+    Returns S, steps of all spans, of the longest and of the shortest, and whether spans are whole sequences in order.
+    If a length is out of range, S is -1.
     """
     room, kept, is_new = table.size // ROWS, steps + 2, resets.size > 0
     for k in range(kept):
@@ -43,7 +44,7 @@ def find_spans(lengths, resets, steps, onward, table, work):
     for n in range(lengths.size):
         length = lengths[n]
         if length < 0 or length > steps:
-            return -1, 0, False
+            return -1, 0, 0, 0, False
         total += length
         row = n * steps + (length - 1 if onward < 0 else 0)
         begin, begins = 0, 1
@@ -68,14 +69,19 @@ def find_spans(lengths, resets, steps, onward, table, work):
         for k in range(ROWS):
             table[k * count + place] = work[here + k]
         in_order = in_order and place == s == work[here + SEQUENCE] and work[here + BEGINS] == 1
-    return count, total, in_order
+    if count == 0:
+        return 0, 0, 0, 0, in_order
+    return count, total, table[count * LENGTH], table[count * LENGTH + count - 1], in_order
 
 
 @kernel
-def check_spans(table, onward, batch, steps, in_order):
-    """Steps of the spans of a `table`; -1 if they leave the rows of the batch, or longer ones do not come first."""
+def check_spans(table, onward, batch, steps, longest, in_order):
+    """Steps of the spans of a `table`; -1 if they leave the rows of the batch, or longer ones do not come first.
+
+    The first one is the `longest`, and if they are `in_order` there are as many as sequences.
+    """
     total, rows, spans = 0, batch * steps, table.shape[1]
-    if in_order and spans != batch:
+    if (in_order and spans != batch) or longest != (table[LENGTH, 0] if spans > 0 else 0):
         return -1
     for s in range(spans):
         first, length, sequence = table[FIRST, s], table[LENGTH, s], table[SEQUENCE, s]
@@ -120,7 +126,7 @@ def _find_arguments(_):
 
 
 def _check_arguments(_):
-    return np.zeros((ROWS, 1), np.int64), 1, 1, 1, True
+    return np.zeros((ROWS, 1), np.int64), 1, 1, 1, 1, True
 
 
 def _arrays(dtype):
