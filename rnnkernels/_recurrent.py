@@ -263,6 +263,8 @@ def _small_spans(family: Family, dtype: np.dtype, call: SmallCall, spans: Spans)
 
 def _initial(spans: Spans, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The hidden and the tracked state before each span."""
+    if spans.in_order:
+        return states[0], states[-1]
     h0 = spans.initial(states[0])
     return h0, h0 if len(states) == 1 else spans.initial(states[1])
 
@@ -345,7 +347,8 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
         return None
     dtype, spans, allocate = dh.dtype, cache.spans, empty
     call = family.small_backward.get(_backward_key(cache, dh))
-    if call is None or not _fit((*cache, dh, *others), call.shapes, dtype):
+    given = *cache, dh, *others
+    if call is None or len(given) != len(call.shapes) or not _fit(given, call.shapes, dtype):
         return None
     code, _, (of_dx, of_dh0, of_dWx, of_dWh, of_db), nothing, places, scratch, division = call
     x, h0, Wx, Wh, tape, track = cache
@@ -408,9 +411,12 @@ def backward(
         small = _run_small_backward(family, cache, dh, ())
         if small is not None and cache.x.ndim == 3:
             dx, dh0, dtrack0, dWx, dWh, dbs = small
-            first = [dh0, dtrack0[:, : dh0.shape[1]]][: len(cell.states)]
-            if cache.spans is not None:
-                first = [cache.spans.initial_gradient(gradient) for gradient in first]
+            spans, H = cache.spans, dh0.shape[1]
+            first = [dh0, dtrack0]
+            if spans is not None:
+                first = [spans.initial_gradient(gradient, H) for gradient in first[: len(cell.states)]]
+            elif len(cell.states) > 1:
+                first[1] = dtrack0[:, :H]
             return _gradients(cell, dx.reshape(cache.x.shape), first, dWx, dWh, dbs)
     given = cache
     cache, sizes = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
@@ -440,7 +446,7 @@ def backward(
     if is_plain and given_dh is not None and cache is given and cache.x.ndim == 3:
         _remember_backward(family, sizes, cache, given_dh, ())
     if spans is not None:
-        first = [spans.initial_gradient(gradient) for gradient in first]
+        first = [spans.initial_gradient(np.ascontiguousarray(gradient), H) for gradient in first]
     first = [sum_to(gradient, given_shape) for gradient, given_shape in zip(first, shapes[1:], strict=False)]
     return _gradients(cell, found.dx.reshape(shape), first, found.dWx, found.dWh, found.dbs)
 

@@ -70,26 +70,26 @@ class Spans(NamedTuple):
 
     def final_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """The gradient of `final`, from (N, H)."""
-        return self._spread(gradient, ENDS)
+        return self._spread(np.ascontiguousarray(gradient), ENDS)
 
-    def initial_gradient(self, gradients: np.ndarray) -> np.ndarray:
-        """The gradient of `initial`, from (S, H)."""
+    def initial_gradient(self, gradients: np.ndarray, width: int) -> np.ndarray:
+        """The gradient of `initial`, from the first columns (S, width)."""
         if self.in_order:
-            return gradients
-        steps = np.ascontiguousarray(gradients)[np.newaxis]
-        return self._collect(steps, BEGINS, zeros, gradients.shape[1])
+            return gradients[:, :width]
+        return self._collect(gradients[np.newaxis], BEGINS, zeros, width)
 
     def _spread(self, state: np.ndarray, mark: int) -> np.ndarray:
         if self.in_order:
             return state
         table, dtype = self.table, state.dtype
         spread = empty((table.shape[1], state.shape[1]), dtype)
-        SPREAD[dtype](np.ascontiguousarray(state), table, mark, spread)
+        SPREAD[dtype](state, table, mark, spread)
         return spread
 
     def _collect(self, states: np.ndarray, mark: int, allocate: Any, width: int) -> np.ndarray:
-        found: np.ndarray = allocate((self.shape[0], width), states.dtype)
-        COLLECT[states.dtype](states, self.table, mark, found)
+        dtype = states.dtype
+        found: np.ndarray = allocate((self.shape[0], width), dtype)
+        COLLECT[dtype](states, self.table, mark, found)
         return found
 
     def in_rows(self, steps: np.ndarray) -> np.ndarray:
