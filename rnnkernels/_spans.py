@@ -130,6 +130,12 @@ _kept_places = lru_cache(maxsize=64)(_make_places)
 _kept_spans = lru_cache(maxsize=64)(_make_whole_spans)
 
 
+@lru_cache(maxsize=64)
+def _kept_spans_of(N: int, T: int, lengths: bytes, onward: int) -> Spans:
+    """Spans of sequences of these lengths: all layers of a stack are called with the same ones."""
+    return _make_spans(N, T, np.frombuffer(lengths, INT64), None, onward)
+
+
 def find_spans(N: int, T: int, lengths: Any, reverse: Any, resets: Any) -> Spans | None:
     """Spans of a call with these arguments, which are checked; None where each sequence is whole and goes forward.
 
@@ -141,8 +147,11 @@ def find_spans(N: int, T: int, lengths: Any, reverse: Any, resets: Any) -> Spans
     if lengths is None and resets is None:
         return whole_spans(N, T, True) if reverse else None
     length = whole_places(N, T)[1] if lengths is None else check_lengths(lengths, N)
-    is_new = None if resets is None else check_resets(resets, N, T)
-    spans = _make_spans(N, T, length, is_new, -1 if reverse else 1)
+    if resets is None and N <= MOST_KEPT:
+        spans = _kept_spans_of(N, T, length.tobytes(), -1 if reverse else 1)
+    else:
+        is_new = None if resets is None else check_resets(resets, N, T)
+        spans = _make_spans(N, T, length, is_new, -1 if reverse else 1)
     if spans.table.shape[1] < N:
         refuse_lengths(lengths, T)
     if spans.in_order and spans.steps == N * T:

@@ -168,7 +168,9 @@ def test_spans__are_those_that_numpy_finds(rng, N, T, share, reverse):
         want = stretches_by_numpy(N, T, [T] * N if lengths is None else lengths, resets, reverse)
         as_they_are = want.shape[1] == N and (want[2] == np.arange(N)).all() and want[3].all()
         if spans is None:
-            assert as_they_are and (want[1] == T).all() and not reverse
+            assert as_they_are
+            assert (want[1] == T).all()
+            assert not reverse
             continue
         np.testing.assert_array_equal(spans.table, want)
         assert spans.onward == (-1 if reverse else 1)
@@ -240,7 +242,8 @@ def test_small_calls_with_spans__that_are_kept_are_not_too_many(rng):
         want = rnnkernels.rnn_forward(*args, lengths=[length, 1], num_threads=1)
         assert_same_bits(rnnkernels.rnn_forward(*args, lengths=[length, 1]).h, want.h)
     kept = [call.of_spans for key, call in rnnkernels.rnn.FAMILY.small.items() if key[3] == args[0].shape]
-    assert kept and all(len(of_spans) <= _recurrent.MOST_OF_SPANS for of_spans in kept)
+    assert kept
+    assert all(len(of_spans) <= _recurrent.MOST_OF_SPANS for of_spans in kept)
 
 
 @pytest.mark.parametrize("cell", GATES)
