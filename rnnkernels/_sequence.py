@@ -104,7 +104,7 @@ def step_flops(sizes: Sizes, cell: Cell) -> int:
 
 
 def _kept(make: Callable[..., Plan]) -> Callable[..., Plan]:
-    """Keep the plans that `make` makes, but for those of spans."""
+    """Keep the plans that `make` makes, but for those that depend on the places of spans."""
 
     @functools.wraps(make)
     def plan(
@@ -115,12 +115,13 @@ def _kept(make: Callable[..., Plan]) -> Callable[..., Plan]:
         has_packed: bool = False,
         spans: Spans | None = None,
     ) -> Plan:
-        if spans is not None:
-            return make(cell, sizes, dtype, num_threads, has_packed, spans)
-        key = make, cell.key, sizes, dtype, get_num_threads(), num_threads, has_packed
+        steps = None if spans is None else spans.steps
+        key = make, cell.key, sizes, dtype, get_num_threads(), num_threads, has_packed, steps
         found = plans.get(key)
         if found is None:
-            found = make(cell, sizes, dtype, num_threads, has_packed)
+            found = make(cell, sizes, dtype, num_threads, has_packed, spans)
+            if spans is not None and found.by_rows:
+                return found
             if len(plans) < MOST_PLANS:
                 plans[key] = found
             else:  # of spans there can be ever new ones
