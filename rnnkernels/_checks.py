@@ -15,11 +15,13 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from rnnkernels.kernels import jit
+from rnnkernels.kernels import spans as span_kernels
 from rnnkernels.kernels.cell import Cell
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 INTP = np.dtype(np.intp)
+INT64 = np.dtype(np.int64)
 
 IN_LAYOUT = 0x101
 """Flags of an array in the layout of the kernels, C-contiguous and aligned, in `flags.num`."""
@@ -494,23 +496,34 @@ def check_rows(rows: Any, N: int) -> np.ndarray:
     return mask
 
 
-def check_lengths(lengths: Any, N: int, T: int) -> np.ndarray:
-    """Return the numbers of valid steps of N sequences as an array of int64.
+def check_lengths(lengths: Any, N: int) -> np.ndarray:
+    """Return the numbers of valid steps of N sequences as an array of int64; who uses it looks at their range.
 
     Raises
     ------
     TypeError, ValueError
-        If they are no integers, or not one for each sequence, or one is outside 0 <= length <= T.
+        If they are no integers, or not one for each sequence.
     """
+    if type(lengths) is np.ndarray and lengths.dtype is INT64 and lengths.shape == (N,) and _is_in_layout(lengths):
+        return lengths
     array = _as_array("lengths", lengths)
     if array.dtype.kind not in "iu" and array.size > 0:
         raise TypeError(f"`lengths` must be of integers, the valid steps of each sequence; got {array.dtype}.")
     check_shape("lengths", array, "(N,)", (N,), "`x`")
-    outside = (array < 0) | (array > T)
-    if outside.any():
-        n = int(np.argmax(outside))
-        raise ValueError(f"`lengths[{n}]` = {array[n]} is outside 0 <= length <= T = {T}, the steps of `x`.")
-    return array.astype(np.int64)
+    return np.require(array, INT64, ["C", "A"])
+
+
+def refuse_lengths(lengths: Any, T: int) -> NoReturn:
+    """Say which number of valid steps is out of range.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
+    array = np.asarray(lengths)
+    n = int(np.argmax((array < 0) | (array > T)))
+    raise ValueError(f"`lengths[{n}]` = {array[n]} is outside 0 <= length <= T = {T}, the steps of `x`.")
 
 
 def check_resets(resets: Any, N: int, T: int) -> np.ndarray:
@@ -528,7 +541,7 @@ def check_resets(resets: Any, N: int, T: int) -> np.ndarray:
             "For numbers 0 and 1 pass `resets != 0`."
         )
     check_shape("resets", mask, "(N, T)", (N, T), "`x`")
-    return mask
+    return np.ascontiguousarray(mask)
 
 
 def check_for_stream(name: str, value: Any, symbols: str, shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
@@ -597,9 +610,9 @@ def check_cell_cache(
         N, D, H = x.shape[0], x.shape[-1], h0.shape[1]
         T = x.shape[1] if x.ndim == 3 else 1
         spans, S, steps, checkpoints = cache.spans, N, T, cache.checkpoints
-        are_spans = spans is None or _are_spans_of(spans, N, T)
+        are_spans = spans is None or are_spans_of(spans, N, T)
         if spans is not None and are_spans:
-            S, steps = spans.places.shape[1], spans.longest
+            S, steps = spans.table.shape[1], spans.longest
         columns, units = len(cell.gates) * H, -(-H // lanes[dtype]) * lanes[dtype]
         if (
             are_spans
@@ -630,32 +643,23 @@ def _is_bias(array: Any, columns: int, dtype: Any) -> bool:
     return _is_in_layout(array) and array.shape == (columns,) and array.dtype == dtype
 
 
-def _are_spans_of(spans: Any, N: int, T: int) -> bool:
+SPAN_FIELDS = "table", "onward", "shape", "steps", "longest", "shortest", "in_order"
+
+
+def are_spans_of(spans: Any, N: int, T: int) -> bool:
     """Whether spans stay within the rows of N sequences of T steps, longer ones first."""
-    fields = getattr(spans, "_fields", ())
-    if not {"places", "onward", "sequences", "begins", "ends", "shape", "steps"} <= set(fields):
+    if getattr(spans, "_fields", None) != SPAN_FIELDS:
         return False
-    places, sequences, begins, ends = spans.places, spans.sequences, spans.begins, spans.ends
-    if not (
-        spans.shape == (N, T)
-        and spans.onward in (1, -1)
-        and all(_is_in_layout(array) for array in (places, sequences, begins, ends))
-        and places.dtype == np.int64
-        and places.ndim == 2
-        and len(places) == 2
-        and sequences.shape == begins.shape == ends.shape == places.shape[1:]
-        and begins.dtype == ends.dtype == np.bool_
-        and sequences.dtype.kind == "i"
-    ):
-        return False
-    first, length = places[:, places[1] > 0]
-    last = first + spans.onward * (length - 1)
+    table, onward, shape, steps, longest, _, in_order = spans
     return bool(
-        (places[1] >= 0).all()
-        and (places[1, 1:] <= places[1, :-1]).all()
-        and (np.minimum(first, last) >= 0).all()
-        and (np.maximum(first, last) < N * T).all()
-        and ((sequences >= 0) & (sequences < N)).all()
+        shape == (N, T)
+        and type(onward) is type(longest) is int
+        and onward in (1, -1)
+        and _is_in_layout(table)
+        and table.dtype == INT64
+        and table.ndim == 2
+        and len(table) == span_kernels.ROWS
+        and span_kernels.CHECK[INT64](table, onward, N, T, longest, bool(in_order)) == steps
     )
 
 

@@ -95,6 +95,8 @@ def _sequences(cell: Cell, dtype: np.dtype) -> None:
     forward, backward = (getattr(rnnkernels, f"{cell.name}_{way}") for way in ("forward", "backward"))
     h, cache = forward(*arguments, **dict(cell.options))
     backward(h, cache)
+    _, cache = forward(*arguments, **dict(cell.options), lengths=np.arange(N))
+    backward(h, cache)
 
 
 def _steps(cell: Cell, dtype: np.dtype) -> None:

@@ -12,6 +12,7 @@ from rnnkernels._checks import (
     FLOAT64,
     IN_LAYOUT,
     Sizes,
+    are_spans_of,
     check_arguments,
     check_broadcast,
     check_cell_cache,
@@ -22,7 +23,7 @@ from rnnkernels._checks import (
     check_single_step,
     refuse_budget,
 )
-from rnnkernels._memory import borrow, empty, give_back
+from rnnkernels._memory import borrow, empty, give_back, zeros
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
 from rnnkernels._sequence import Kept, SmallBackward, SmallCall
 from rnnkernels._spans import Spans, find_spans, whole_spans
@@ -42,6 +43,8 @@ class Family(NamedTuple):
 
 
 MOST_SMALL_CALLS = 1024
+MOST_OF_SPANS = 64
+"""Small calls that are kept for spans of a batch, for each that is kept for a whole one."""
 
 
 def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
@@ -66,12 +69,20 @@ def _remember(
     family: Family, sizes: Sizes, keeps: bool, only_last: bool | None, arguments: tuple[np.ndarray, ...]
 ) -> None:
     """Keep what a call like this needs, if it is small."""
-    if len(family.small) < MOST_SMALL_CALLS and not family.cell.own:
-        dtype, no_h = arguments[0].dtype, only_last is not False
-        call = _sequence.small_forward(family.cell, sizes, dtype, keeps, no_h, *arguments)
-        if call is not None:
-            Wx = arguments[1 + len(family.cell.states)]
-            family.small[dtype, keeps, only_last, arguments[0].shape, Wx.shape] = call
+    if family.cell.own:
+        return
+    dtype, no_h = arguments[0].dtype, only_last is not False
+    call = _sequence.small_forward(family.cell, sizes, dtype, keeps, no_h, *arguments)
+    if call is not None:
+        Wx = arguments[1 + len(family.cell.states)]
+        _keep(family.small, (dtype, keeps, only_last, arguments[0].shape, Wx.shape), call)
+
+
+def _keep(calls: dict[Any, Any], key: Any, call: Any, most: int = MOST_SMALL_CALLS) -> None:
+    """Keep a small call; spans can ask for ever new ones, so those that there are make room."""
+    if len(calls) >= most:
+        calls.clear()
+    calls[key] = call
 
 
 class Options(NamedTuple):
@@ -114,22 +125,23 @@ def _run(
     spans : Spans or None
     """
     cell = family.cell
-    if not is_step and num_threads is None and packed is None and options is None and not recorder.listeners:
-        small = _run_small(family, x, states, Wx, Wh, biases, keep_cache, only_last)
+    little = None if options is None else options.little
+    if not is_step and num_threads is packed is little is None and not recorder.listeners:
+        asked = None if options is None else options.spans
+        small = _run_small(family, x, states, Wx, Wh, biases, keep_cache, only_last, asked)
         if small is not None:
-            h, last, track, cache = small
-            return h, last, track, None, cache, None
+            h, last, track, cache, spans = small
+            return h, last, track, None, cache, spans
     named = dict(zip(cell.biases, biases, strict=True))
     checked = check_arguments(cell, x, names, states, Wx, Wh, named, is_step)
     arguments = checked.x, *checked.states, checked.Wx, checked.Wh, *checked.biases
     sizes, spans = checked.sizes, None
     h0, track0 = checked.states[0], checked.states[-1]
-    little = None if options is None else options.little
     if options is not None and options.spans is not None:
         spans = find_spans(sizes.N, sizes.T, *options.spans)
         if spans is not None:
-            sizes = Sizes(spans.places.shape[1], spans.longest, sizes.D, sizes.H)
-            h0, track0 = spans.initial(h0), spans.initial(track0)
+            sizes = Sizes(spans.table.shape[1], spans.longest, sizes.D, sizes.H)
+            h0, track0 = _initial(spans, checked.states)
     weights, steps, checkpoints = (checked.Wx, checked.Wh), sizes.T, None
     if little is not None and sizes.N * sizes.T * sizes.H > 0:
         steps = _steps_between(cell, sizes, checked.x.dtype, *little)
@@ -154,7 +166,7 @@ def _run(
             packed,
             spans,
         )
-    if packed is None and num_threads is None and options is None:
+    if num_threads is packed is little is None:
         _remember(family, checked.sizes, keep_cache, None if is_step else only_last, arguments)
     cache = None
     if keep_cache:
@@ -194,10 +206,11 @@ def _run_small(
     biases: tuple[Any, ...],
     keep_cache: bool,
     only_last: bool | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any] | None:
+    asked: tuple[Any, ...] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, Spans | None] | None:
     """Run a small call like one that was checked before; None if there was none, or more is to be checked.
 
-    For a single step `only_last` is None. Returns h, the last hidden states, the track and the cache.
+    For a single step `only_last` is None. Returns h, the last hidden states, the track, the cache, and the spans.
     """
     if type(x) is not ndarray or type(Wx) is not ndarray:
         return None
@@ -205,22 +218,59 @@ def _run_small(
     call = family.small.get((dtype, keep_cache, only_last, x.shape, Wx.shape))
     if call is None:
         return None
-    code, shapes, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, places, scratch, division = call
+    shapes, spans, allocate = call.shapes, None, empty
     if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
         states, biases = _completed(x, states, Wh, biases)
         if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
             return None
-    h0 = states[0]
-    h = empty(of_h, dtype) if no_h is None else no_h
+    h0, track0 = states[0], states[-1]
+    if asked is not None:
+        spans = find_spans(*x.shape[:2], *asked)
+        if spans is not None:
+            call = _small_spans(family, dtype, call, spans)
+            if call is None:
+                return None
+            h0, track0 = _initial(spans, states)
+            if not spans.is_whole:
+                allocate = zeros
+    code, _, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, places, scratch, division, _ = call
+    h = allocate(of_h, dtype) if no_h is None else no_h
     last, track = empty(of_last, dtype), empty(of_track, dtype)
+    if spans is not None:
+        places = spans.places
+        if spans.shortest == 0:
+            last[...] = h0  # no step overwrites the state of a sequence without any
     tape = empty(of_tape, dtype) if no_tape is None else no_tape
     work = borrow(scratch, dtype)
     code(
-        x if rows is None else x.reshape(rows), h0, states[-1], Wx, Wh, biases, h, last, tape, track, places, work,
+        x if rows is None else x.reshape(rows), h0, track0, Wx, Wh, biases, h, last, tape, track, places, work,
         *division,
     )  # fmt: skip
     give_back(work)
-    return h, last, track, _new(family.cache, (x, h0, Wx, Wh, tape, track)) if keep_cache else None
+    cache = None
+    if keep_cache:
+        cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track))
+        if spans is not None:
+            cache.spans = spans
+    return h, last, track, cache, spans
+
+
+def _small_spans(family: Family, dtype: np.dtype, call: SmallCall, spans: Spans) -> SmallCall | None:
+    """A small call for the spans of a batch, given that for the whole batch; None if no span has a step."""
+    size = spans.table.shape[1], spans.longest, spans.onward
+    found = call.of_spans.get(size)
+    if found is None and spans.longest > 0:
+        found = _sequence.small_spans(family.cell, call, dtype, *size)
+        _keep(call.of_spans, size, found, MOST_OF_SPANS)
+    return found
+
+
+def _initial(spans: Spans, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The hidden and the tracked state before each span."""
+    if spans.in_order:
+        return states[0], states[-1]
+    h0 = spans.initial(states[0])
+    return h0, h0 if len(states) == 1 else spans.initial(states[1])
 
 
 def _completed(
@@ -288,28 +338,34 @@ def _last_state(family: Family, last: np.ndarray, track: np.ndarray, spans: Span
     H = last.shape[1]
     if spans is None:
         return family.state(last, track[-1, :, :H].copy())
-    steps = spans.places[1] if len(track) > 1 else 0
-    return family.state(last, spans.final(track[steps, np.arange(track.shape[1]), :H]))
+    return family.state(last, spans.final_of_steps(track, H))
 
 
 def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Run a small backward pass like one that was checked before; None if there was none, or more is to be checked.
 
-    `dh` has the shape of h, `others` are the gradients of the other states after the last step. Returns dx, dh0, the
-    gradient of the track as the kernel leaves it, dWx, dWh and those of the biases.
+    `dh` has the shape of h, or of its last step, `others` are the gradients of the other states after the last step.
+    Returns dx, dh0, the gradient of the track as the kernel leaves it, dWx, dWh and those of the biases.
     """
     if type(cache) is not family.cache or type(dh) is not np.ndarray or recorder.listeners:
         return None
-    dtype = dh.dtype
-    call = family.small_backward.get((dtype, dh.shape, cache.Wx.shape))
-    if call is None or not _fit((*cache, dh, *others), call.shapes, dtype):
+    dtype, spans, allocate = dh.dtype, cache.spans, empty
+    call = family.small_backward.get(_backward_key(cache, dh))
+    given = *cache, dh, *others
+    if call is None or len(given) != len(call.shapes) or not _fit(given, call.shapes, dtype):
         return None
     code, _, (of_dx, of_dh0, of_dWx, of_dWh, of_db), nothing, places, scratch, division = call
     x, h0, Wx, Wh, tape, track = cache
-    dx, dh0, db = empty(of_dx, dtype), empty(of_dh0, dtype), empty(of_db, dtype)
+    if spans is not None:
+        if not are_spans_of(spans, x.shape[0], x.shape[1]):
+            return None
+        h0, places = spans.initial(h0), spans.places
+        if not spans.is_whole:
+            allocate = zeros
+    dx, dh0, db = allocate(of_dx, dtype), empty(of_dh0, dtype), empty(of_db, dtype)
     dWx, dWh = empty(of_dWx, dtype), empty(of_dWh, dtype)
     dbs = (db,) if len(family.cell.biases) == 1 else (db, empty(of_db, dtype))
-    dtrack = nothing
+    dtrack = dlast = nothing
     if others or x.ndim == 3:
         H = h0.shape[1]
         if len(family.cell.states) > 1:
@@ -317,21 +373,34 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
             for other in others:
                 dtrack[:, :H] = other
         if x.ndim == 3:
-            x, dh = x.reshape(of_dx), dh.reshape(-1, H)
+            x = x.reshape(of_dx)
+            if dh.ndim == 3:
+                dh = dh.reshape(-1, H)
+            else:
+                dh, dlast = nothing, dh if spans is None else spans.final_gradient(dh)
     work = borrow(scratch, dtype)
-    code(x, h0, Wx, Wh, tape, track, dh, nothing, dtrack, dx, dh0, dWx, dWh, dbs, places, work, *division)
+    code(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work, *division)
     give_back(work)
     return dx, dh0, dtrack, dWx, dWh, dbs
+
+
+def _backward_key(cache: Any, dh: np.ndarray) -> tuple[Any, ...]:
+    """On what a small backward pass depends, beside shapes that follow."""
+    spans, key = cache.spans, (dh.dtype, dh.ndim, getattr(cache.x, "shape", None), cache.Wx.shape)
+    if spans is None:
+        return key
+    return *key, getattr(spans, "onward", None), getattr(cache.track, "shape", None)
 
 
 def _remember_backward(
     family: Family, sizes: Sizes, cache: Any, dh: np.ndarray, others: tuple[np.ndarray, ...]
 ) -> None:
     """Keep what a backward pass like this needs, if it is small."""
-    if len(family.small_backward) < MOST_SMALL_CALLS and not family.cell.own:
-        call = _sequence.small_backward(family.cell, sizes, dh.dtype, *cache, dh, *others)
-        if call is not None:
-            family.small_backward[dh.dtype, dh.shape, cache.Wx.shape] = call
+    if family.cell.own:
+        return
+    call = _sequence.small_backward(family.cell, sizes, dh.dtype, cache.spans, *cache, dh, *others)
+    if call is not None:
+        _keep(family.small_backward, _backward_key(cache, dh), call)
 
 
 def backward(
@@ -342,13 +411,19 @@ def backward(
     is_plain = (
         type(cache) is family.cache
         and num_threads is packed is dstate is None
-        and cache.shapes is cache.spans is cache.checkpoints is None
+        and cache.shapes is cache.checkpoints is None
     )
     if is_plain:
         small = _run_small_backward(family, cache, dh, ())
         if small is not None and cache.x.ndim == 3:
             dx, dh0, dtrack0, dWx, dWh, dbs = small
-            return _gradients(cell, dx.reshape(cache.x.shape), [dh0, dtrack0[:, : dh0.shape[1]]], dWx, dWh, dbs)
+            spans, H = cache.spans, dh0.shape[1]
+            first = [dh0, dtrack0]
+            if spans is not None:
+                first = [spans.initial_gradient(gradient, H) for gradient in first[: len(cell.states)]]
+            elif len(cell.states) > 1:
+                first[1] = dtrack0[:, :H]
+            return _gradients(cell, dx.reshape(cache.x.shape), first, dWx, dWh, dbs)
     given = cache
     cache, sizes = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
     shape, H = cache.x.shape, sizes.H
@@ -386,10 +461,11 @@ def backward(
         cache.own,
     )
     shapes, first = cache.shapes or (None,) * 3, [found.dh0, found.dtrack0][: len(cell.states)]
+    given_dh = dlast if dh is None else dh
+    if is_plain and given_dh is not None and cache is given and cache.x.ndim == 3:
+        _remember_backward(family, sizes, cache, given_dh, ())
     if spans is not None:
-        first = [spans.initial_gradient(gradient) for gradient in first]
-    elif is_plain and dh is not None and cache is given:
-        _remember_backward(family, sizes, cache, dh, ())
+        first = [spans.initial_gradient(np.ascontiguousarray(gradient), H) for gradient in first]
     first = [sum_to(gradient, given_shape) for gradient, given_shape in zip(first, shapes[1:], strict=False)]
     return _gradients(cell, found.dx.reshape(shape), first, found.dWx, found.dWh, found.dbs)
 
@@ -427,7 +503,7 @@ def step_forward(
     if num_threads is None and packed is None and not recorder.listeners:
         small = _run_small(family, x, states, Wx, Wh, biases, keep_cache, None)
         if small is not None:
-            _, h, track, cache = small
+            _, h, track, cache, _ = small
             return (h, cache) if len(states_of) == 1 else (h, track[-1, :, : h.shape[1]].copy(), cache)
     _, h, track, shapes, cache, _ = _run(
         family, STEP_NAMES[states_of], x, states, Wx, Wh, biases, keep_cache, num_threads, packed, True

@@ -104,7 +104,7 @@ def step_flops(sizes: Sizes, cell: Cell) -> int:
 
 
 def _kept(make: Callable[..., Plan]) -> Callable[..., Plan]:
-    """Keep the plans that `make` makes, but for those of spans."""
+    """Keep the plans that `make` makes, but for those that depend on the places of spans."""
 
     @functools.wraps(make)
     def plan(
@@ -115,14 +115,17 @@ def _kept(make: Callable[..., Plan]) -> Callable[..., Plan]:
         has_packed: bool = False,
         spans: Spans | None = None,
     ) -> Plan:
-        if spans is not None:
-            return make(cell, sizes, dtype, num_threads, has_packed, spans)
-        key = make, cell.key, sizes, dtype, get_num_threads(), num_threads, has_packed
+        steps = None if spans is None else spans.steps
+        key = make, cell.key, sizes, dtype, get_num_threads(), num_threads, has_packed, steps
         found = plans.get(key)
         if found is None:
-            found = make(cell, sizes, dtype, num_threads, has_packed)
+            found = make(cell, sizes, dtype, num_threads, has_packed, spans)
+            if spans is not None and found.by_rows:
+                return found
             if len(plans) < MOST_PLANS:
                 plans[key] = found
+            else:  # of spans there can be ever new ones
+                plans.clear()
         return found
 
     return plan
@@ -298,6 +301,8 @@ class SmallCall(NamedTuple):
     scratch: int
     division: tuple[Any, ...]
     """Last arguments of the kernel."""
+    of_spans: dict[tuple[int, int, int], "SmallCall"]
+    """The same for spans of the batch, by their number, the steps of the longest and the direction."""
 
 
 def small_forward(
@@ -322,6 +327,24 @@ def small_forward(
         whole_places(N, T),
         plan.scratch,
         (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.strip, 1, False),
+        {},
+    )
+
+
+def small_spans(cell: Cell, call: SmallCall, dtype: np.dtype, spans: int, longest: int, onward: int) -> SmallCall:
+    """Make a small call of one for a whole batch: for so many spans of it, of so many steps at most, anywhere."""
+    D, H, keeps = call.shapes[0][2], call.last[1], call.track[0] > 1
+    plan = plan_forward(cell, Sizes(spans, longest, D, H), dtype, 1)
+    steps = longest if keeps else 1
+    tape = steps, spans, call.tape[2]
+    return call._replace(
+        last=(spans, H),
+        tape=tape,
+        track=(longest + 1 if keeps else 1, spans, call.track[2]),
+        no_tape=None if cell.tape else np.zeros(tape, dtype),
+        places=whole_places(0, 0),
+        scratch=plan.scratch,
+        division=(recorder.NO_TRACE, ALONE, 0, onward, False, 0, longest, plan.chunk, plan.strip, 1, False),
     )
 
 
@@ -367,7 +390,7 @@ def run_forward(
         track[0, :, :H] = track0
         last[...] = h0
         return h, last, Kept(tape, track)
-    if spans is not None and spans.places[1, -1] == 0:
+    if spans is not None and spans.shortest == 0:
         last[...] = h0  # no step overwrites the state of a sequence without any
     plan = plan_forward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("forward", dtype)
@@ -632,19 +655,30 @@ class SmallBackward(NamedTuple):
     """Last arguments of the kernel."""
 
 
-def small_backward(cell: Cell, sizes: Sizes, dtype: np.dtype, *arguments: np.ndarray) -> SmallBackward | None:
-    """Make a small call for arrays like these, the fields of a cache and gradients; None if it is not small."""
+def small_backward(
+    cell: Cell, sizes: Sizes, dtype: np.dtype, spans: Spans | None, *arguments: np.ndarray
+) -> SmallBackward | None:
+    """Make a small call for arrays like these, the fields of a cache and gradients; None if it is not small.
+
+    Where there are spans it is for all others of these `sizes` in the same direction, too.
+    """
     N, T, D, H = sizes
-    plan = plan_backward(cell, sizes, dtype, None)
-    if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0:
+    if N * T * H == 0:
+        return None
+    plan = plan_backward(cell, sizes, dtype, None if spans is None else 1)
+    steps = N * T if spans is None else spans.steps
+    if plan.packs or steps * plan.flops >= N * tuning.SMALL_FLOPS:
         return None
     columns = len(cell.gates) * H
     return SmallBackward(
         cell.machine_code("backward", dtype),
         tuple([array.shape for array in arguments]),
-        ((N * T, D), (N, H), (D, columns), (H, columns), (columns,)),
+        ((math.prod(arguments[0].shape[:-1]), D), (N, H), (D, columns), (H, columns), (columns,)),
         np.zeros((0, H), dtype),
         whole_places(N, T),
         plan.scratch,
-        (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, 0, plan.chunk, plan.blocked, False),
+        (
+            *(recorder.NO_TRACE, ALONE, 0, 1 if spans is None else spans.onward),
+            *(False, 0, T, 0, plan.chunk, plan.blocked, False),
+        ),
     )

@@ -10,31 +10,37 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnkernels._checks import check_lengths, check_resets
+from rnnkernels._checks import INT64, check_lengths, check_resets, refuse_lengths
+from rnnkernels._memory import empty, zeros
+from rnnkernels.kernels.spans import BEGINS, COLLECT, ENDS, FIND, ROWS, SEQUENCE, SPREAD
 
 
 class Spans(NamedTuple):
-    """Spans of a batch of sequences, in the order of the kernels; nobody changes the arrays."""
+    """Spans of a batch of sequences, in the order of the kernels; nobody changes the table."""
 
-    places: np.ndarray
-    """(2, S): row of the first step of each span, and number of its steps."""
+    table: np.ndarray
+    """(5, S), see `rnnkernels.kernels.spans`."""
     onward: int
     """How many rows further the next step is: 1, or -1 in reverse."""
-    sequences: np.ndarray
-    """(S,): sequence of the batch to which each belongs."""
-    begins: np.ndarray
-    """(S,): whether the initial state of the sequence is that of the span; otherwise it is zero."""
-    ends: np.ndarray
-    """(S,): whether the state after the span is that after the sequence."""
     shape: tuple[int, int]
     """N, T: sequences of the batch, and steps of the arrays."""
     steps: int
     """Of all spans together."""
+    longest: int
+    """Steps of the longest span."""
+    shortest: int
+    in_order: bool
+    """Whether each span is a sequence and has its number, so that states are the same."""
 
     @property
-    def longest(self) -> int:
-        """Steps of the longest span."""
-        return int(self.places[1, 0]) if self.places.size else 0
+    def places(self) -> np.ndarray:
+        """(2, S): row of the first step of each span, and number of its steps."""
+        return self.table[:2]
+
+    @property
+    def sequences(self) -> np.ndarray:
+        """(S,): sequence of the batch to which each belongs."""
+        return self.table[SEQUENCE]
 
     @property
     def is_whole(self) -> bool:
@@ -43,47 +49,63 @@ class Spans(NamedTuple):
 
     def part(self, begin: int, end: int) -> "Spans":
         """The same spans, of which only steps `begin .. end` count."""
-        first, length = self.places
-        steps = np.clip(length - begin, 0, end - begin)
-        places = _frozen(np.stack([first + self.onward * begin, steps]))
-        return self._replace(places=places, steps=int(steps.sum()))
+        table = self.table.copy()
+        first, length = table[:2]
+        first += self.onward * begin
+        np.clip(length - begin, 0, end - begin, out=length)
+        most, least = (int(length[0]), int(length[-1])) if length.size else (0, 0)
+        return self._replace(table=_frozen(table), steps=int(length.sum()), longest=most, shortest=least)
 
     def initial(self, state: np.ndarray) -> np.ndarray:
         """States before each span, of those before each sequence (N, H)."""
-        spread = state[self.sequences]
-        spread[~self.begins] = 0
-        return spread
+        return self._spread(state, BEGINS)
 
     def final(self, states: np.ndarray) -> np.ndarray:
         """States after each sequence, of those after each span (S, H)."""
-        found = np.zeros((self.shape[0], *states.shape[1:]), states.dtype)
-        found[self.sequences[self.ends]] = states[self.ends]
-        return found
+        return states if self.in_order else self._collect(states[np.newaxis], ENDS, empty, states.shape[1])
+
+    def final_of_steps(self, states: np.ndarray, width: int) -> np.ndarray:
+        """The first columns of states after each sequence, of those after each step or after the last one (K, S, W)."""
+        return self._collect(states, ENDS, empty, width)
 
     def final_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """The gradient of `final`, from (N, H)."""
-        spread = gradient[self.sequences]
-        spread[~self.ends] = 0
+        return self._spread(np.ascontiguousarray(gradient), ENDS)
+
+    def initial_gradient(self, gradients: np.ndarray, width: int) -> np.ndarray:
+        """The gradient of `initial`, from the first columns (S, width)."""
+        if self.in_order:
+            return gradients[:, :width]
+        return self._collect(gradients[np.newaxis], BEGINS, zeros, width)
+
+    def _spread(self, state: np.ndarray, mark: int) -> np.ndarray:
+        if self.in_order:
+            return state
+        table, dtype = self.table, state.dtype
+        spread = empty((table.shape[1], state.shape[1]), dtype)
+        SPREAD[dtype](state, table, mark, spread)
         return spread
 
-    def initial_gradient(self, gradients: np.ndarray) -> np.ndarray:
-        """The gradient of `initial`, from (S, H)."""
-        found = np.zeros((self.shape[0], *gradients.shape[1:]), gradients.dtype)
-        found[self.sequences[self.begins]] = gradients[self.begins]
+    def _collect(self, states: np.ndarray, mark: int, allocate: Any, width: int) -> np.ndarray:
+        dtype = states.dtype
+        found: np.ndarray = allocate((self.shape[0], width), dtype)
+        COLLECT[dtype](states, self.table, mark, found)
         return found
 
     def in_rows(self, steps: np.ndarray) -> np.ndarray:
         """What is kept of each step of each span (longest, S, ...) as (N, T, ...), zero where there is none."""
-        (N, T), length = self.shape, self.places[1]
+        (N, T), (first, length) = self.shape, self.places
         found = np.zeros((N * T, *steps.shape[2:]), steps.dtype)
         for t in range(len(steps)):
             active = length > t
-            found[self.places[0, active] + self.onward * t] = steps[t, active]
+            found[first[active] + self.onward * t] = steps[t, active]
         return found.reshape(N, T, *steps.shape[2:])
 
 
 MOST_KEPT = 1024
 """Sequences of a batch up to which what only depends on the sizes is kept for the next call."""
+
+NO_RESETS = np.zeros((0, 0), np.bool_)
 
 
 def whole_places(N: int, T: int) -> np.ndarray:
@@ -101,11 +123,17 @@ def whole_spans(N: int, T: int, reverse: bool = False) -> Spans:
 
 
 def _make_whole_spans(N: int, T: int, reverse: bool) -> Spans:
-    return _make_spans((N, T), np.full(N, T, np.int64), None, reverse)
+    return _make_spans(N, T, whole_places(N, T)[1], None, -1 if reverse else 1)
 
 
 _kept_places = lru_cache(maxsize=64)(_make_places)
 _kept_spans = lru_cache(maxsize=64)(_make_whole_spans)
+
+
+@lru_cache(maxsize=64)
+def _kept_spans_of(N: int, T: int, lengths: bytes, onward: int) -> Spans:
+    """Spans of sequences of these lengths: all layers of a stack are called with the same ones."""
+    return _make_spans(N, T, np.frombuffer(lengths, INT64), None, onward)
 
 
 def find_spans(N: int, T: int, lengths: Any, reverse: Any, resets: Any) -> Spans | None:
@@ -118,34 +146,35 @@ def find_spans(N: int, T: int, lengths: Any, reverse: Any, resets: Any) -> Spans
     """
     if lengths is None and resets is None:
         return whole_spans(N, T, True) if reverse else None
-    length = np.full(N, T, np.int64) if lengths is None else check_lengths(lengths, N, T)
-    is_new = None if resets is None else check_resets(resets, N, T)
-    return _make_spans((N, T), length, is_new, bool(reverse))
+    length = whole_places(N, T)[1] if lengths is None else check_lengths(lengths, N)
+    if resets is None and N <= MOST_KEPT:
+        spans = _kept_spans_of(N, T, length.tobytes(), -1 if reverse else 1)
+    else:
+        is_new = None if resets is None else check_resets(resets, N, T)
+        spans = _make_spans(N, T, length, is_new, -1 if reverse else 1)
+    if spans.table.shape[1] < N:
+        refuse_lengths(lengths, T)
+    if spans.in_order and spans.steps == N * T:
+        return whole_spans(N, T, True) if reverse else None
+    return spans
 
 
-def _make_spans(shape: tuple[int, int], length: np.ndarray, is_new: np.ndarray | None, reverse: bool) -> Spans:
-    """Spans of sequences of this `length` that begin anew at the steps that are `is_new`, in the order of the pass."""
-    N, T = shape
-    sequences, begin, stop = np.arange(N), np.zeros(N, np.int64), length
-    begins = ends = np.ones(N, np.bool_)
-    if is_new is not None and T > 0:
-        number = np.arange(T)  # of a step, in the order of the pass
-        starts = is_new
-        if reverse:
-            starts = np.take_along_axis(is_new, np.maximum(length[:, np.newaxis] - 1 - number, 0), axis=1)
-        starts = starts & (number < length[:, np.newaxis])
-        is_zero = starts[:, 0].copy()
-        starts[:, 0] = True  # each sequence has a span, if only of no step
-        sequences, begin = np.nonzero(starts)
-        ends = np.append(sequences[1:] != sequences[:-1], np.True_)
-        stop = np.where(ends, length[sequences], np.append(begin[1:], 0))
-        begins = (begin == 0) & ~is_zero[sequences]
-    first = length[sequences] - 1 - begin if reverse else begin
-    order = np.argsort(begin - stop, kind="stable")
-    places = np.stack([sequences * T + first, stop - begin])[:, order]
-    sequences, begins, ends = (_frozen(array[order]) for array in (sequences, begins, ends))
-    places = _frozen(np.ascontiguousarray(places, np.int64))
-    return Spans(places, -1 if reverse else 1, sequences, begins, ends, shape, int(length.sum()))
+_new = tuple.__new__
+
+
+def _make_spans(N: int, T: int, length: np.ndarray, is_new: np.ndarray | None, onward: int) -> Spans:
+    """Spans of sequences of this `length` that begin anew at the steps that are `is_new`; none if a length is wrong."""
+    most = N
+    if is_new is None:
+        is_new = NO_RESETS
+    else:
+        most += int(np.count_nonzero(is_new))
+    flat, work = zeros((ROWS * most,), INT64), zeros((T + 2 + ROWS * most,), INT64)
+    S, steps, longest, shortest, in_order = FIND[INT64](length, is_new, T, onward, flat, work)
+    if most > S:
+        S = max(S, 0)
+        flat = flat[: ROWS * S]
+    return _new(Spans, (_frozen(flat.reshape(ROWS, S)), onward, (N, T), steps, longest, shortest, in_order))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnkernels import _memory, _sequence, _threads, _tuning, embedding
+from rnnkernels import _memory, _sequence, _spans, _threads, _tuning, embedding
 from rnnkernels.kernels import team
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,7 +32,8 @@ def guarded_memory(monkeypatch):
         for module in modules:
             if getattr(module, name, None) is allocate:
                 monkeypatch.setattr(module, name, guard.guarded(allocate))
-    monkeypatch.setattr(embedding, "zeros", guard.guarded(_memory.empty, 0.0))
+    for module in (_spans, embedding):
+        monkeypatch.setattr(module, "zeros", guard.guarded(_memory.zeros, 0))
     monkeypatch.setattr(_memory, "_scratch", _memory._Scratch())
     yield
     guard.check()

@@ -19,7 +19,7 @@ from helpers import (
 )
 
 import rnnkernels
-from rnnkernels import reference
+from rnnkernels import _recurrent, _sequence, _spans, reference
 from rnnkernels.kernels.cell import cells
 
 SIZES = [(1, 1, 1, 1), (5, 7, 3, 9), (13, 30, 9, 41), (40, 12, 5, 17), (3, 300, 4, 6)]
@@ -145,6 +145,107 @@ def test_resets__have_the_bits_of_a_stream_that_begins_anew(rng, cell, dtype):
         assert_same_bits(stream.step(np.ascontiguousarray(x[:, t])), result.h[:, t])
 
 
+def stretches_by_numpy(N, T, lengths, resets, reverse):
+    """Row of the first step, steps, sequence, and whether it begins or ends the sequence, for each span in order."""
+    found = []
+    for n, length in enumerate(lengths):
+        rows = np.arange(n * T, n * T + length)[:: -1 if reverse else 1]
+        new = resets.reshape(-1)[rows] if resets is not None else np.zeros(length, bool)
+        begins = [0, *[t for t in range(1, length) if new[t]]]
+        for begin, end in zip(begins, [*begins[1:], length], strict=True):
+            first = rows[begin] if length else n * T - reverse
+            found.append((first, end - begin, n, begin == 0 and not new[:1].any(), end == length))
+    return np.array(sorted(found, key=lambda span: -span[1]), np.int64).T
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("share", [None, 0.0, 0.1, 0.7, 1.0])
+@pytest.mark.parametrize(("N", "T"), [(1, 1), (4, 8), (7, 30), (40, 3)])
+def test_spans__are_those_that_numpy_finds(rng, N, T, share, reverse):
+    resets = None if share is None else rng.random((N, T)) < share
+    for lengths in (rng.integers(0, T + 1, N), np.sort(rng.integers(0, T + 1, N))[::-1], np.zeros(N, int), None):
+        spans = _spans.find_spans(N, T, lengths, reverse, resets)
+        want = stretches_by_numpy(N, T, [T] * N if lengths is None else lengths, resets, reverse)
+        as_they_are = want.shape[1] == N and (want[2] == np.arange(N)).all() and want[3].all()
+        if spans is None:
+            assert as_they_are
+            assert (want[1] == T).all()
+            assert not reverse
+            continue
+        np.testing.assert_array_equal(spans.table, want)
+        assert spans.onward == (-1 if reverse else 1)
+        assert (spans.longest, spans.shortest, spans.steps) == (want[1, 0], want[1, -1], want[1].sum())
+        assert spans.in_order == as_they_are
+        assert not spans.table.flags.writeable
+
+
+def test_spans__take_lengths_and_resets_in_any_layout(rng):
+    lengths, resets = rng.integers(0, 9, 6), rng.random((6, 8)) < 0.2
+    want = _spans.find_spans(6, 8, lengths, False, resets).table
+    wide = np.repeat(lengths, 2).astype(np.int64)[::2]
+    for given in (lengths.tolist(), lengths.astype(np.uint8), lengths.astype(">i8"), wide):
+        table = _spans.find_spans(6, 8, given, False, np.asfortranarray(resets)).table
+        np.testing.assert_array_equal(table, want)
+
+
+def test_lengths__that_are_whole_make_a_plain_call(rng):
+    args = make_arguments(rng, 4, 3, 5, 4, 6, np.float32)
+    assert rnnkernels.lstm_forward(*args, lengths=[5] * 3).cache.spans is None
+    assert rnnkernels.lstm_forward(*args, resets=np.zeros((3, 5), bool)).cache.spans is None
+    backward = rnnkernels.lstm_forward(*args, lengths=[5] * 3, reverse=True).cache.spans
+    assert backward is rnnkernels.lstm_forward(*args, reverse=True).cache.spans
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("options", ["lengths", "sorted", "resets", "both", "reverse"])
+@pytest.mark.parametrize("cell", GATES)
+def test_small_calls_with_spans__have_the_bits_of_large_ones(rng, monkeypatch, cell, options, reverse, dtype):
+    forward, backward = functions(cell)
+    N, T, H = 5, 12, 9
+    args = make_arguments(rng, GATES[cell], N, T, 6, H, dtype)
+    others, _ = states_of(rng, cell, N, H, dtype)
+    lengths, resets = np.array([3, 12, 0, 7, 3]), rng.random((N, T)) < 0.2
+    options = {
+        "lengths": {"lengths": lengths},
+        "sorted": {"lengths": np.sort(lengths)[::-1].copy()},
+        "resets": {"resets": resets},
+        "both": {"lengths": lengths, "resets": resets},
+        "reverse": {},
+    }[options]
+    options = {**others, **options, "reverse": reverse}
+    dh = rng.standard_normal((N, T, H)).astype(dtype)
+
+    def run(**more):
+        found = []
+        for outputs in ("all", "last"):
+            for keep_cache in (True, False):
+                result = forward(*args, **options, outputs=outputs, keep_cache=keep_cache, **more)
+                found += [result.h, *result.state]
+                if keep_cache:
+                    assert result.cache.h0 is args[1]
+                    gradients = backward(dh if outputs == "all" else dh[:, 0].copy(), result.cache, **more)
+                    found += [*gradients, *vars(gradients).values()]
+        return found
+
+    large = run(num_threads=1)
+    run()  # what is needed of calls like these is kept
+    for name in ("run_forward", "run_backward"):
+        monkeypatch.setattr(_sequence, name, None)
+    for got, want in zip(run(), large, strict=True):
+        assert_same_bits(got, want)
+
+
+def test_small_calls_with_spans__that_are_kept_are_not_too_many(rng):
+    args = make_arguments(rng, 1, 2, 3 * _recurrent.MOST_OF_SPANS, 3, 2, np.float32)
+    for length in range(1, args[0].shape[1]):
+        want = rnnkernels.rnn_forward(*args, lengths=[length, 1], num_threads=1)
+        assert_same_bits(rnnkernels.rnn_forward(*args, lengths=[length, 1]).h, want.h)
+    kept = [call.of_spans for key, call in rnnkernels.rnn.FAMILY.small.items() if key[3] == args[0].shape]
+    assert kept
+    assert all(len(of_spans) <= _recurrent.MOST_OF_SPANS for of_spans in kept)
+
+
 @pytest.mark.parametrize("cell", GATES)
 def test_cache_of_spans__survives_a_pickle_and_shows_steps_in_the_order_of_x(rng, cell):
     forward, backward = functions(cell)
@@ -158,17 +259,23 @@ def test_cache_of_spans__survives_a_pickle_and_shows_steps_in_the_order_of_x(rng
         assert_same_bits(result.cache.h, result.h)
 
 
-@pytest.mark.parametrize("spoil", ["places", "onward", "sequences", "shape", "longer"])
+@pytest.mark.parametrize(
+    "spoil", ["places", "onward", "sequences", "order", "in_order", "longest", "dtype", "shape", "longer"]
+)
 def test_cache_of_spans__that_was_changed_is_refused(rng, spoil):
     args = make_arguments(rng, 4, 3, 5, 4, 6, np.float32)
     result = rnnkernels.lstm_forward(*args, lengths=[2, 5, 4])
     spans = result.cache.spans
     changed = {
-        "places": {"places": spans.places + np.array([[100], [0]])},
+        "places": {"table": spans.table + np.array([[100], [0], [0], [0], [0]])},
         "onward": {"onward": 2},
-        "sequences": {"sequences": spans.sequences + 1},
+        "sequences": {"table": spans.table + np.array([[0], [0], [1], [0], [0]])},
+        "order": {"table": np.ascontiguousarray(spans.table[:, ::-1])},
+        "in_order": {"table": spans.table[:, :2].copy(), "steps": 9, "in_order": True},
+        "longest": {"longest": 6},
+        "dtype": {"table": spans.table.astype(np.int32)},
         "shape": {"shape": (3, 4)},
-        "longer": {"places": spans.places + np.array([[0], [1]])},
+        "longer": {"table": spans.table + np.array([[0], [1], [0], [0], [0]])},
     }[spoil]
     result.cache.spans = spans._replace(**changed)
     with pytest.raises(ValueError, match="`cache` must be as lstm_forward left it"):
@@ -210,6 +317,7 @@ def test_checkpoints__give_the_same_bits_from_less_memory(rng, cell, dtype, opti
         ({"lengths": [1, 2]}, ValueError, r"`lengths` must have shape \(N,\) = \(3,\) to match `x`; got \(2,\)"),
         ({"lengths": [1, 6, 2]}, ValueError, r"`lengths\[1\]` = 6 is outside 0 <= length <= T = 5"),
         ({"lengths": [1, -1, 2]}, ValueError, r"`lengths\[1\]` = -1 is outside"),
+        ({"lengths": np.array([1, 2, 2**63 + 1], np.uint64)}, ValueError, r"`lengths\[2\]` = 9223372036854775809 is"),
         ({"lengths": [1.0, 2.0, 3.0]}, TypeError, "`lengths` must be of integers"),
         ({"resets": np.zeros((3, 5))}, TypeError, "`resets` must be of booleans.*pass `resets != 0`"),
         ({"resets": np.zeros((3, 4), bool)}, ValueError, r"`resets` must have shape \(N, T\) = \(3, 5\)"),

@@ -7,7 +7,8 @@ import numpy as np
 
 from . import common
 
-SIZES = common.named(tiny=(2, 8, 4, 8), episodes=(16, 128, 32, 128), captioning=(50, 17, 256, 512))
+SIZES = common.named(tiny=(4, 8, 4, 8), episodes=(16, 128, 32, 128), captioning=(50, 17, 256, 512))
+OPTIONS = "plain", "lengths", "whole", "reverse", "resets", "last"
 
 
 def options_of(name, N, T):
@@ -18,6 +19,8 @@ def options_of(name, N, T):
         return {"lengths": rng.permutation(lengths)}, 2 * T
     if name == "resets":
         return {"resets": rng.random((N, T)) < 4 / T}, T
+    if name == "whole":
+        return {"lengths": np.full(N, T)}, T
     return {"plain": {}, "reverse": {"reverse": True}, "last": {"outputs": "last"}}[name], T
 
 
@@ -25,7 +28,7 @@ class Options(common.Timed):
     """Inference, and forward with backward."""
 
     param_names = ("option", "workload", "cell", "dtype")
-    params = (("plain", "lengths", "reverse", "resets", "last"), tuple(SIZES), ("lstm", "gru", "rnn"), ("float32",))
+    params = OPTIONS, tuple(SIZES), ("lstm", "gru", "rnn"), ("float32",)
 
     def setup(self, option, workload, cell, dtype):
         self.forward, self.backward, self.dh = make_calls(option, SIZES[workload], cell, dtype)

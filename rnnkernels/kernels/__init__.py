@@ -23,6 +23,7 @@ still in the first-level cache. Modules, from the ground up::
     in_place        products with matrices as they lie
     phases          project, recur and accumulate
     passes          the only loops over time, for sequences, steps and streams of every cell
+    spans           sequences in the order of a pass, and their states in that order
     cell            what a cell is to the rest of the package, and the registry
     rnn, lstm, gru  the cells: a description and three row functions each
     embedding, affine, loss         the other layers
