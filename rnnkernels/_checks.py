@@ -1318,7 +1318,7 @@ def check_labels(y: Any, mask: Any, shape: tuple[int, ...]) -> tuple[np.ndarray,
 
 
 CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
-    "torch": {"mode": ("LSTM", "GRU", "RNN_TANH"), "nonlinearity": ("tanh",), "proj_size": (0,)},
+    "torch": {"mode": ("LSTM", "GRU", "RNN_TANH", "RNN_RELU"), "nonlinearity": ("tanh", "relu"), "proj_size": (0,)},
     "keras": {
         "activation": ("tanh",),
         "recurrent_activation": ("sigmoid",),
@@ -1326,11 +1326,11 @@ CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "merge_mode": ("concat",),
     },
     "onnx": {
-        "activations": (["Tanh"], ["Sigmoid", "Tanh"], ["Sigmoid", "Tanh", "Tanh"]),
+        "activations": (["Tanh"], ["Relu"], ["Sigmoid", "Tanh"], ["Sigmoid", "Tanh", "Tanh"]),
         "activation_alpha": ([],),
         "activation_beta": ([],),
         "clip": (0.0,),
-        "input_forget": (0,),
+        "input_forget": (0, 1),
     },
 }
 """What attributes of recurrent layers from elsewhere may be, of those that change what a layer computes."""
@@ -1362,6 +1362,18 @@ def check_no_weight(owner: str, name: str, value: Any, purpose: str) -> None:
     """
     if value is not None and np.any(value):
         raise ValueError(f"`{name}` of {owner} must not be there: {purpose}, which no cell of this package has.")
+
+
+def check_plain_cell(owner: str, own: int) -> None:
+    """Reject a layer with peepholes, coupled gates or a clip where others have no place for them.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    if own:
+        raise ValueError(f"The {owner} must have neither peepholes nor coupled gates nor a clip to be converted.")
 
 
 def check_kind(owner: str, kind: str, known: Iterable[str]) -> str:

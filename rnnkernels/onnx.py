@@ -14,7 +14,7 @@ from rnnkernels._checks import (
     check_number,
     check_operators,
 )
-from rnnkernels.convert._form import directions, make_layer
+from rnnkernels.convert._form import make_layer
 from rnnkernels.convert._onnx import from_onnx_node
 from rnnkernels.layers import Layer
 
@@ -87,8 +87,8 @@ def _function(node: _graph.Node, graph: _graph.Graph) -> Callable[..., Any]:
     """What computes a node from its inputs."""
     if node.op not in _graph.RECURRENT:
         return _graph.operation(node, graph.opset)
-    weights, reset_after, ways = from_onnx_node(node, graph.constants)
-    layers = [make_layer(part, reset_after) for part in directions(weights)]
+    parts, options, ways = from_onnx_node(node, graph.constants)
+    layers = [make_layer(part, **options) for part in parts]
     is_batch_major = bool(node.attributes.get("layout", 0))
     return partial(_run_recurrent, str(node), list(zip(layers, ways, strict=True)), is_batch_major)
 
@@ -106,7 +106,7 @@ def _run_recurrent(
     initial_c: np.ndarray | None = None,
     P: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Run a recurrent node; the layers have its weights W, R and B already, and P is not there or zero."""
+    """Run a recurrent node; the layers have its weights W, R, B and P already."""
     batch = 0 if is_batch_major else 1  # axis of sequences in x; directions lie before units and before the batch
     x = np.moveaxis(x, batch, 0)
     given = (initial_h, initial_c)[: len(layers[0][0]._family.cell.states)]

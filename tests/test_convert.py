@@ -368,11 +368,20 @@ def test_modules_of_torch__of_all_kinds_are_read(rng):
         convert.from_torch({"weight_ih": torch.ones((4, 2), dtype=torch.int8), "weight_hh": torch.ones((4, 1))})
 
 
+def test_modules_of_torch__with_relu_are_read(rng):
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((2, 6, 3))
+    module = torch.nn.RNN(3, 4, num_layers=2, nonlinearity="relu", batch_first=True).double()
+    cell = torch.nn.RNNCell(3, 4, nonlinearity="relu").double()
+    with torch.no_grad():
+        want, of_cell = module(torch.from_numpy(x))[0].numpy(), cell(torch.from_numpy(x[:, 0])).numpy()
+    np.testing.assert_allclose(convert.from_torch(module).forward(x).h, want, **TOLERANCE)
+    np.testing.assert_allclose(convert.from_torch(cell).step(x[:, 0]).h, of_cell, **TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda nn: nn.RNN(2, 3, nonlinearity="relu"), "`mode` of RNN must be 'LSTM' or .* got 'RNN_RELU'"),
-        (lambda nn: nn.RNNCell(2, 3, nonlinearity="relu"), "`nonlinearity` of RNNCell must be 'tanh'"),
         (lambda nn: nn.LSTM(2, 3, proj_size=2), "`proj_size` of LSTM must be 0.*got 2"),
         (lambda nn: nn.Linear(2, 3), "the module must be one of RNN, LSTM.* got Linear"),
     ],

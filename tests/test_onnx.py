@@ -137,20 +137,50 @@ def test_default_activations_and_zero_peepholes__are_taken(rng):
 @pytest.mark.parametrize(
     ("op", "attributes", "message"),
     [
-        ("RNN", {"activations": ["Relu"]}, r"`activations` of the RNN node 'it' must be .*; got \['Relu'\]"),
+        ("RNN", {"activations": ["Elu"]}, r"`activations` of the RNN node 'it' must be .*; got \['Elu'\]"),
         ("LSTM", {"activations": ["Sigmoid", "Tanh", "Affine"]}, "`activations` of the LSTM node 'it'"),
         ("LSTM", {"clip": 3.0}, "`clip` of the LSTM node 'it' must be 0.0.* got 3.0"),
-        ("LSTM", {"input_forget": 1}, "`input_forget` of the LSTM node 'it' must be 0"),
-        ("LSTM", {"inputs": "X W R B - - - P"}, "`P` of the LSTM node 'it' must not be there: these are peepholes"),
+        ("LSTM", {"input_forget": 2}, "`input_forget` of the LSTM node 'it' must be 0 or 1"),
     ],
 )
 def test_nodes__that_compute_something_else_are_refused(rng, op, attributes, message):
     model, _ = make_recurrent(rng, op, **attributes)
-    if "P" in attributes.get("inputs", ""):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 15), np.float32), "P"))
     for read in (rnnkernels.onnx.load, convert.from_onnx):
         with pytest.raises(ValueError, match=message):
             read(model)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("attributes", [{}, {"input_forget": 1}])
+@pytest.mark.parametrize("has_peepholes", [False, True])
+def test_variants_of_lstm__compute_what_the_runtime_does(rng, direction, attributes, has_peepholes):
+    inputs = "X W R B lengths h0 c0" + " P" * has_peepholes
+    model, given = make_recurrent(rng, "LSTM", direction, inputs=inputs, **attributes)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, (2,)))
+    given["lengths"] = np.array([6, 4], np.int32)
+    if has_peepholes:
+        P = rng.standard_normal((2 if direction == "bidirectional" else 1, 15)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(P, "P"))
+    for got, want in zip(rnnkernels.onnx.load(model).run(given).values(), run_elsewhere(model, given), strict=True):
+        np.testing.assert_allclose(got, want, **TOLERANCE)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_relu__computes_what_the_runtime_does(rng, direction):
+    activations = ["Relu"] * (2 if direction == "bidirectional" else 1)
+    model, given = make_recurrent(rng, "RNN", direction, activations=activations)
+    np.testing.assert_allclose(rnnkernels.onnx.load(model).run(given)["Y"], run_elsewhere(model, given)[0], **TOLERANCE)
+
+
+def test_layer_of_a_node__has_its_peepholes(rng):
+    model, given = make_recurrent(rng, "LSTM", inputs="X W R B - - - P", input_forget=1)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal((1, 15)).astype(np.float32), "P"))
+    layer = convert.from_onnx(model)
+    assert layer.parameters["peepholes"].shape == (2, 5)
+    got = layer.forward(given["X"].swapaxes(0, 1)).h
+    np.testing.assert_allclose(got, run_elsewhere(model, given)[0][:, 0].swapaxes(0, 1), **TOLERANCE)
+    with pytest.raises(ValueError, match="The LSTM must have neither peepholes nor coupled gates nor a clip"):
+        convert.to_onnx_tensors(layer)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])

@@ -17,6 +17,7 @@ from rnnkernels._checks import (
     check_known,
     check_layer,
     check_number,
+    check_plain_cell,
     check_same,
     check_shape,
 )
@@ -182,13 +183,14 @@ def source_of(parameters: Any, reset_after: bool | None = None) -> tuple[Mapping
     """Weights of a layer, or a dict of them, and where its reset gate acts."""
     if not isinstance(parameters, Layer):
         return parameters, reset_after is not False
+    check_plain_cell(type(parameters).__name__, parameters._family.cell.own)
     own = bool(dict(parameters._family.cell.options).get("reset_after", True))
     check_same("reset_after", reset_after, own)
     return parameters.parameters, own
 
 
-def make_layer(parameters: Weights, reset_after: bool = True) -> Layer:
-    """Make a layer of converted weights: the only place where that is done."""
+def make_layer(parameters: Weights, **options: Any) -> Layer:
+    """Make a layer of converted weights, with options of its class: the only place where that is done."""
     first = next(name for name in parameters if name.startswith("Wh"))
-    kind: Any = KINDS[check_gates(first, parameters[first], KINDS)]
-    return kind.from_parameters(parameters) if reset_after else kind.from_parameters(parameters, reset_after=False)
+    kind: Any = LSTM if "coupled" in options else KINDS[check_gates(first, parameters[first], KINDS)]
+    return kind.from_parameters(parameters, **options)

@@ -129,27 +129,33 @@ def from_keras(*layers: Any) -> Layer:
     >>> model = keras.saving.load_model("model.keras")  # doctest: +SKIP
     >>> layer = convert.from_keras(model.get_layer("lstm"))  # doctest: +SKIP
     """
-    resets = [_reset_after(layer) for layer in layers]
-    for reset_after in resets:
-        check_same("reset_after", reset_after, resets[0])
-    return make_layer(stack(*(from_keras_weights(layer.get_weights()) for layer in layers)), *resets[:1])
+    options = [_options(layer) for layer in layers]
+    for others in options:
+        check_same("reset_after", others.get("reset_after"), options[0].get("reset_after"))
+        check_same("activation", others.get("activation"), options[0].get("activation"))
+    weights = stack(*(from_keras_weights(layer.get_weights()) for layer in layers))
+    return make_layer(weights, **(options[0] if options else {}))
 
 
-def _reset_after(layer: Any) -> bool:
-    """Check the configuration of a layer and of the layers that it wraps; whether its reset gate acts late."""
+def _options(layer: Any) -> dict[str, Any]:
+    """Check the configuration of a layer and of the layers that it wraps; what the class of a layer here is to know."""
     name, config = type(layer).__name__, layer.get_config()
     cells = [(name, config)]
     if "layer" in config or "cell" in config:
         check_kind("the layer of Keras", name, WRAPPERS)
-        check_convertible("keras", name, config)
+        check_convertible("keras", name, {name: value for name, value in config.items() if name != "activation"})
         cells = [
             (inner["class_name"], {**inner["config"], **({"go_backwards": False} if key == "backward_layer" else {})})
             for key in ("layer", "backward_layer", "cell")
             if (inner := config.get(key)) is not None
         ]
-    found = True
+    found: dict[str, Any] = {}
     for name, config in cells:
         check_kind("the layer of Keras", name, CLASSES)
-        check_convertible("keras", name, config)
-        found = bool(config.get("reset_after", True))
+        relu = config.get("activation") == "relu" and name.startswith("SimpleRNN")
+        check_convertible("keras", name, {**config, **({"activation": "tanh"} if relu else {})})
+        if relu:
+            found["activation"] = "relu"
+        if name.startswith("GRU") and not config.get("reset_after", True):
+            found["reset_after"] = False
     return found

@@ -11,12 +11,11 @@ from rnnkernels._checks import (
     check_convertible,
     check_found,
     check_kind,
-    check_no_weight,
     check_number,
     check_same,
     check_shape,
 )
-from rnnkernels.convert._form import Weights, arranged, both, direction, make_layer, one_layer
+from rnnkernels.convert._form import Weights, arranged, both, direction, directions, make_layer, one_layer
 from rnnkernels.layers import Layer
 
 GATES = {"rnn": "h", "gru": "zrn", "lstm": "iofg"}
@@ -118,9 +117,12 @@ def to_onnx_tensors(parameters: Any) -> dict[str, np.ndarray]:
     return {name: np.stack(found) for name, found in tensors.items()}
 
 
-def from_onnx_node(node: _graph.Node, constants: Mapping[str, np.ndarray]) -> tuple[Weights, bool, tuple[bool, ...]]:
-    """Take the weights of a node of a graph; with where its reset gate acts, and which directions go backwards."""
-    check_convertible("onnx", str(node), _plain(node))
+def from_onnx_node(
+    node: _graph.Node, constants: Mapping[str, np.ndarray]
+) -> tuple[list[Weights], dict[str, Any], tuple[bool, ...]]:
+    """Take the weights of a node of a graph, of each direction; with options of the layer, and which go backwards."""
+    attributes = _plain(node)
+    check_convertible("onnx", str(node), attributes)
     inputs = dict(zip(("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"), node.inputs, strict=False))
     names = [name for name in ("W", "R", "B", "P") if inputs.get(name)]
     cure = " They must be initializers, or follow from some."
@@ -131,14 +133,37 @@ def from_onnx_node(node: _graph.Node, constants: Mapping[str, np.ndarray]) -> tu
         cure,
     )
     tensors = {name: constants[inputs[name]] for name in names}
-    check_no_weight(str(node), "P", tensors.pop("P", None), "these are peepholes")
+    peepholes = tensors.pop("P", None)
     weights = from_onnx_tensors(**tensors)
-    attributes = node.attributes
     ways = WAYS[check_kind(f"`direction` of {node}", attributes.get("direction", "forward"), WAYS)]
     check_number(f"the number of directions of {node}", len(tensors["W"]), [len(ways)], "It follows from `direction`.")
     check_same("hidden_size", attributes.get("hidden_size"), len(weights["Wh"]))
-    reset_after = node.op != "GRU" or bool(attributes.get("linear_before_reset", 0))
-    return weights, reset_after, ways
+    parts, options = directions(weights), dict[str, Any]()
+    if node.op == "GRU" and not attributes.get("linear_before_reset", 0):
+        options["reset_after"] = False
+    if attributes.get("activations") == ["Relu"]:
+        options["activation"] = "relu"
+    if peepholes is not None and np.any(peepholes):
+        P = check_array("P", peepholes, 2)
+        check_shape("P", P, "(directions, 3H)", (len(parts), 3 * len(weights["Wh"])), "`W` and `R`")
+        for part, values in zip(parts, P, strict=True):
+            part["peepholes"] = values.reshape(3, -1)[["iof".index(gate) for gate in "ifo"]]
+    if attributes.get("input_forget", 0):
+        options["coupled"] = True
+        parts = [_coupled(part) for part in parts]
+    return parts, options, ways
+
+
+def _coupled(weights: Weights) -> Weights:
+    """Weights of an LSTM without those of its forget gate, which follows from the input gate."""
+    H = len(weights["Wh"])
+    weights = {
+        name: array[["ifo".index(gate) for gate in "io"]]
+        if name == "peepholes"
+        else np.delete(array, slice(H, 2 * H), axis=-1)
+        for name, array in weights.items()
+    }
+    return {name: np.ascontiguousarray(array) for name, array in weights.items()}
 
 
 def _plain(node: _graph.Node) -> dict[str, Any]:
@@ -172,8 +197,8 @@ def from_onnx(source: Any, node: str | int | None = None) -> Layer:
     ModuleNotFoundError
         If the package onnx is not installed, which is the extra `onnx`.
     TypeError, ValueError
-        If there is no such node, its weights are not constant, or it has what no cell here has: peepholes, clipping,
-        coupled gates, other activations.
+        If there is no such node, its weights are not constant, or it has what no cell here has: clipping, other
+        activations.
 
     See Also
     --------
@@ -194,6 +219,6 @@ def from_onnx(source: Any, node: str | int | None = None) -> Layer:
         node = 0
     nodes = {key: each for k, each in enumerate(found) for key in (str(k), each.name)}
     check_found("the model", [str(node)], nodes)
-    weights, reset_after, ways = from_onnx_node(nodes[str(node)], graph.constants)
+    parts, options, ways = from_onnx_node(nodes[str(node)], graph.constants)
     check_same("direction", "reverse" if ways == (True,) else None, "forward")
-    return make_layer(weights, reset_after)
+    return make_layer(both(*parts), **options)

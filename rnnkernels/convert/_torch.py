@@ -161,7 +161,7 @@ def from_torch(source: Any, *, prefix: str = "") -> Layer:
     TypeError
         If a tensor is not of floating-point numbers.
     ValueError
-        If it is something else, or has what no cell here has: a projection, relu.
+        If it is something else, or has what no cell here has: a projection.
 
     Examples
     --------
@@ -180,7 +180,8 @@ def from_torch(source: Any, *, prefix: str = "") -> Layer:
         name: getattr(module, name) for name in ("mode", "nonlinearity", "proj_size") if hasattr(module, name)
     }
     check_convertible("torch", type(module).__name__, attributes)
-    return make_layer(from_torch_state(module.state_dict()))
+    is_relu = attributes.get("mode") == "RNN_RELU" or attributes.get("nonlinearity") == "relu"
+    return make_layer(from_torch_state(module.state_dict()), **({"activation": "relu"} if is_relu else {}))
 
 
 def from_safetensors(path: Any, *, prefix: str = "") -> Layer:
