@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _recurrent
+from rnnkernels import _tuning as tuning
 from rnnkernels._checks import check_given_float
 from rnnkernels._packed import PackedWeights
 from rnnkernels._recurrent import Family
@@ -23,9 +24,8 @@ def forward(
     """Run over whole sequences, with the options of the functions."""
     Wx, Wh, *biases = packed.arguments.values()
     x = in_dtype(x, packed.dtype)
-    return _recurrent.forward(
-        family, x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, packed.forward, **options
-    )
+    panels = None if _is_little(packed, x) else packed.forward
+    return _recurrent.forward(family, x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, panels, **options)
 
 
 def backward(
@@ -35,7 +35,7 @@ def backward(
     panels = None
     if isinstance(cache, family.cache) and cache.Wx is packed.arguments["Wx"]:
         dh = dh if dh is None else in_dtype(dh, packed.dtype, "dh")
-        panels = packed.backward
+        panels = None if _is_little(packed, cache.x) else packed.backward
     return _recurrent.backward(family, dh, cache, dstate, num_threads, panels)
 
 
@@ -43,8 +43,14 @@ def step(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...])
     """Advance by one step; returns the next states."""
     Wx, Wh, *biases = packed.arguments.values()
     x = in_dtype(x, packed.dtype)
-    *following, _ = _recurrent.step_forward(family, x, states, Wx, Wh, tuple(biases), False, 1, packed.forward)
+    panels, threads = (None, None) if _is_little(packed, x) else (packed.forward, 1)
+    *following, _ = _recurrent.step_forward(family, x, states, Wx, Wh, tuple(biases), False, threads, panels)
     return following
+
+
+def _is_little(packed: PackedWeights, x: np.ndarray) -> bool:
+    """Whether a call is so small that it is faster as a small call of the functions, which have less to prepare."""
+    return x.size * packed.flops_per_input < tuning.LAYER_FLOPS
 
 
 def named_gradients(packed: PackedWeights, result: SequenceGradients) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ class PackedWeights:
         self.cell, self.dtype = cell, Wx.dtype
         self.D, self.H = len(Wx), len(Wh)
         gates, lanes = len(cell.gates), simd.lanes_of(self.dtype)
+        self.flops_per_input = 2 * gates * self.H * (self.D + self.H) / max(self.D, 1)
         at_Wh, at_b, end = passes.packed_regions(self.D, self.H, gates, cell.late, len(checked), lanes)
         self.flat = aligned_empty((end,), self.dtype)
         self._panels = _sequence.forward_panels(cell, self.D, self.H, self.dtype)

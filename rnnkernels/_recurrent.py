@@ -220,7 +220,7 @@ def _run_small(
         return None
     shapes, spans, allocate = call.shapes, None, empty
     if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
-        states, biases = _completed(x, states, Wh, biases)
+        x, states, biases = _completed(x, states, Wh, biases)
         if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
             return None
     h0, track0 = states[0], states[-1]
@@ -274,21 +274,24 @@ def _initial(spans: Spans, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
 
 
 def _completed(
-    x: Any, states: tuple[Any, ...], Wh: Any, biases: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """States and biases with zeros in the place of None, and states in the dtype of x; checks come later."""
-    if isinstance(x, ndarray) and isinstance(Wh, ndarray) and x.ndim > 1 and Wh.ndim == 2:
+    x: np.ndarray, states: tuple[Any, ...], Wh: Any, biases: tuple[Any, ...]
+) -> tuple[np.ndarray, tuple[Any, ...], tuple[Any, ...]]:
+    """Inputs, states and biases in the layout of kernels, with zeros in the place of None; checks come later.
+
+    A step of a sequence, as x[:, t], is not contiguous, and a state may be of the other float dtype.
+    """
+    if isinstance(Wh, ndarray) and x.ndim > 1 and Wh.ndim == 2:
         (N, *_), (H, columns), dtype = x.shape, Wh.shape, x.dtype
         zeros = np.zeros((N, H), dtype) if any(state is None for state in states) else None
         states = tuple([zeros if state is None else _in_dtype(state, dtype) for state in states])
         biases = biases[0], *[np.zeros((columns,), dtype) if bias is None else bias for bias in biases[1:]]
-    return states, biases
+    return np.ascontiguousarray(x), states, biases
 
 
 def _in_dtype(state: Any, dtype: np.dtype) -> Any:
-    """A state of the other float dtype in this one."""
-    if type(state) is ndarray and state.dtype != dtype and state.dtype in (FLOAT32, FLOAT64):
-        return state.astype(dtype)
+    """A state of the other float dtype in this one, and contiguous."""
+    if type(state) is ndarray and state.dtype in (FLOAT32, FLOAT64):
+        return np.ascontiguousarray(state, dtype)
     return state
 
 
@@ -351,6 +354,8 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
         return None
     dtype, spans, allocate = dh.dtype, cache.spans, empty
     call = family.small_backward.get(_backward_key(cache, dh))
+    if not dh.flags.carray:
+        dh = np.ascontiguousarray(dh)
     given = *cache, dh, *others
     if call is None or len(given) != len(call.shapes) or not _fit(given, call.shapes, dtype):
         return None

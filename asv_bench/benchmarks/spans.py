@@ -1,4 +1,4 @@
-"""Options of passes over sequences, each beside a plain pass with as many steps: they cost what their steps cost."""
+"""Options of passes over sequences, each beside a plain pass with as many steps: they cost what arithmetic they do."""
 
 import functools
 import inspect
@@ -8,7 +8,7 @@ import numpy as np
 from . import common
 
 SIZES = common.named(tiny=(4, 8, 4, 8), episodes=(16, 128, 32, 128), captioning=(50, 17, 256, 512))
-OPTIONS = "plain", "lengths", "whole", "reverse", "resets", "last"
+OPTIONS = "plain", "lengths", "whole", "reverse", "resets", "last", "clip"
 
 
 def options_of(name, N, T):
@@ -21,6 +21,8 @@ def options_of(name, N, T):
         return {"resets": rng.random((N, T)) < 4 / T}, T
     if name == "whole":
         return {"lengths": np.full(N, T)}, T
+    if name == "clip":  # with peepholes of zero
+        return {"cell_clip": 3.0}, T
     return {"plain": {}, "reverse": {"reverse": True}, "last": {"outputs": "last"}}[name], T
 
 

@@ -2,6 +2,11 @@
 
 import abc
 
+import numba
+import numpy as np
+
+import rnnkernels
+
 from . import common
 
 
@@ -52,3 +57,30 @@ class RNNStream(Stream):
 class GRUStream(Stream):
     cell = "gru"
     type = "GRUStream"
+
+
+class CompiledLoop(common.Timed):
+    """Steps of a stream in a function that the user has compiled."""
+
+    param_names = ("workload", "dtype")
+    params = (tuple(common.STEPS), common.DTYPES)
+
+    def setup(self, workload, dtype):
+        try:
+            from rnnkernels.nopython import advance
+        except ModuleNotFoundError:
+            raise NotImplementedError("this commit has no streams in compiled functions") from None
+
+        @numba.njit
+        def run(stream, x, h, steps):
+            for _ in range(steps):
+                advance(stream, x, h)
+
+        N, _, D, H = common.STEPS[workload]
+        stream = rnnkernels.LSTM.create(D, H, dtype=dtype, rng=np.random.default_rng(0)).stream(batch_size=N)
+        self.run, self.x, self.h = run, common.normal((N, D), dtype), np.zeros((N, H), dtype)
+        self.stream = stream.nopython()
+        self.run(self.stream, self.x, self.h, 1)
+
+    def time_100_steps(self, *_):
+        self.run(self.stream, self.x, self.h, common.STEPS_PER_SAMPLE)
