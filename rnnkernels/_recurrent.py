@@ -69,8 +69,6 @@ def _remember(
     family: Family, sizes: Sizes, keeps: bool, only_last: bool | None, arguments: tuple[np.ndarray, ...]
 ) -> None:
     """Keep what a call like this needs, if it is small."""
-    if family.cell.own:
-        return
     dtype, no_h = arguments[0].dtype, only_last is not False
     call = _sequence.small_forward(family.cell, sizes, dtype, keeps, no_h, *arguments)
     if call is not None:
@@ -252,6 +250,8 @@ def _run_small(
         cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track))
         if spans is not None:
             cache.spans = spans
+        if len(biases) > 1 and family.cell.own:
+            cache.own = biases[-1]
     return h, last, track, cache, spans
 
 
@@ -370,6 +370,10 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     dx, dh0, db = allocate(of_dx, dtype), empty(of_dh0, dtype), empty(of_db, dtype)
     dWx, dWh = empty(of_dWx, dtype), empty(of_dWh, dtype)
     dbs = (db,) if len(family.cell.biases) == 1 else (db, empty(of_db, dtype))
+    if family.cell.own:
+        if not _fit((cache.own,), (of_db,), dtype):
+            return None
+        dbs[1][...] = cache.own
     dtrack = dlast = nothing
     if others or x.ndim == 3:
         H = h0.shape[1]
@@ -401,8 +405,6 @@ def _remember_backward(
     family: Family, sizes: Sizes, cache: Any, dh: np.ndarray, others: tuple[np.ndarray, ...]
 ) -> None:
     """Keep what a backward pass like this needs, if it is small."""
-    if family.cell.own:
-        return
     call = _sequence.small_backward(family.cell, sizes, dh.dtype, cache.spans, *cache, dh, *others)
     if call is not None:
         _keep(family.small_backward, _backward_key(cache, dh), call)
