@@ -81,6 +81,7 @@ TABLE = [
     Row("", "python -m rnnkernels compile"),
     Row("", "python -m rnnkernels profile SCRIPT.py"),
     Row("", 'pip install ".[train]"', "+ --dry-run"),
+    Row("", "python .ci/check_commands.py", "+ --list"),
     # Training
     Row("train", "python scripts/demo", "+ --seconds 4 --sample-chars 50", sets_up=True),
     Row("train", "python scripts/demo --resume --seconds 600", "+ --seconds 6"),
@@ -160,7 +161,7 @@ def in_markdown(place: str, text: str) -> Iterator[Documented]:
     """Commands of code blocks, and of inline code in text and tables."""
     extra = None
     text = re.sub(r"^```(?:python|pycon)\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"^```.*\n(.*?)^```$", lambda found: _indented(found[1]), text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```[^\n]*\n(.*?)^```$", lambda found: _indented(found[1]), text, flags=re.DOTALL | re.MULTILINE)
     for block in re.split(r"\n(?:[ \t]*\n)+", text):
         if block.startswith("#"):
             extra = None
