@@ -74,14 +74,28 @@ class Row:
 
 
 TABLE = [
-    # README.md: the package alone
-    Row("", "pip install .", sets_up=True),
-    Row("", "python -m rnnkernels"),
-    Row("", "python -m rnnkernels --json"),
-    Row("", "python -m rnnkernels compile"),
-    Row("", "python -m rnnkernels profile SCRIPT.py"),
-    Row("", 'pip install ".[train]"', "+ --dry-run"),
-    Row("", "python .ci/check_commands.py", "+ --list"),
+    # Benchmarks, which take longest and so begin
+    Row("bench", 'python -m pip install -e ".[bench]"', sets_up=True),
+    Row("bench", f"asv machine --yes {ASV}", sets_up=True),
+    Row("bench", f'asv run {ASV} "HEAD^!"', f"+ --quick {FEW}"),
+    Row("bench", f"asv continuous {ASV} main HEAD", f"+ --quick {FEW}", statuses=(0, 1)),
+    Row("bench", f"asv publish {ASV}"),
+    Row("bench", f"asv preview {ASV}", until="Serving at"),
+    Row(
+        "bench",
+        f'asv run {ASV} --python=same --quick --show-stderr --bench "float32|Startup"',
+        f"asv run {ASV} --python=same --quick --show-stderr {FEW}",
+    ),
+    Row("bench", "python scripts/check_regressions.py main", f"+ {FEW}"),
+    Row("bench", "python scripts/check_regressions.py v0.1.0 main", f"+ {FEW}"),
+    Row(
+        "bench",
+        'python scripts/check_regressions.py main --bench "lstm.*char-rnn"',
+        f"python scripts/check_regressions.py main --time-everything --seconds 20 {FEW}",
+        statuses=(0, 1, 3),
+    ),
+    Row("bench", "python scripts/regression_experiment.py", "+ --help"),
+    Row("bench", "python scripts/regression_experiment.py --runs 3", "+ --help"),
     # Training
     Row("train", "python scripts/demo", "+ --seconds 4 --sample-chars 50", sets_up=True),
     Row("train", "python scripts/demo --resume --seconds 600", "+ --seconds 6"),
@@ -108,28 +122,6 @@ TABLE = [
     Row("test", "pytest", "+ tests/test_results.py"),
     Row("test", "python -m pip install pre-commit"),
     Row("test", "pre-commit install"),
-    # Benchmarks
-    Row("bench", 'python -m pip install -e ".[bench]"', sets_up=True),
-    Row("bench", f"asv machine --yes {ASV}", sets_up=True),
-    Row("bench", f'asv run {ASV} "HEAD^!"', f"+ --quick {FEW}"),
-    Row("bench", f"asv continuous {ASV} main HEAD", f"+ --quick {FEW}", statuses=(0, 1)),
-    Row("bench", f"asv publish {ASV}"),
-    Row("bench", f"asv preview {ASV}", until="Serving at"),
-    Row(
-        "bench",
-        f'asv run {ASV} --python=same --quick --show-stderr --bench "float32|Startup"',
-        f"asv run {ASV} --python=same --quick --show-stderr {FEW}",
-    ),
-    Row("bench", "python scripts/check_regressions.py main", f"+ {FEW}"),
-    Row("bench", "python scripts/check_regressions.py v0.1.0 main", f"+ {FEW}"),
-    Row(
-        "bench",
-        'python scripts/check_regressions.py main --bench "lstm.*char-rnn"',
-        f"python scripts/check_regressions.py main --time-everything --seconds 20 {FEW}",
-        statuses=(0, 1, 3),
-    ),
-    Row("bench", "python scripts/regression_experiment.py", "+ --help"),
-    Row("bench", "python scripts/regression_experiment.py --runs 3", "+ --help"),
     # Profiles
     Row("profile", 'python -m pip install -e ".[profile]"', sets_up=True),
     Row("profile", "python scripts/profile_long_sequence.py", "+ --lengths 1e2,1e3"),
@@ -137,6 +129,14 @@ TABLE = [
     Row("profile", "python scripts/profile_long_sequence.py --training --lengths 1e3,1e5", "+ --lengths 1e2,1e4"),
     Row("profile", "python scripts/profile_long_sequence.py --input FILE.npy --hidden 128"),
     Row("profile", "python scripts/profile_long_sequence.py --input FILE.npy --hidden 128 --training"),
+    # The package alone
+    Row("", "pip install .", sets_up=True),
+    Row("", "python -m rnnkernels"),
+    Row("", "python -m rnnkernels --json"),
+    Row("", "python -m rnnkernels compile"),
+    Row("", "python -m rnnkernels profile SCRIPT.py"),
+    Row("", 'pip install ".[train]"', "+ --dry-run"),
+    Row("", "python .ci/check_commands.py", "+ --list"),
     # Peers
     Row("peers", 'python -m pip install -e ".[peers]"', sets_up=True),
     Row("peers", "python scripts/compare_peers.py --quick"),
@@ -166,11 +166,12 @@ def in_markdown(place: str, text: str) -> Iterator[Documented]:
         if block.startswith("#"):
             extra = None
             continue
+        commands: list[tuple[str, str | None]] = []
         if block.startswith("    "):
-            commands = [(re.sub(r"\s+#.*", "", line).strip(), None) for line in block.splitlines()]
+            commands += [(re.sub(r"\s+#.*", "", line).strip(), None) for line in block.splitlines()]
         else:
             lines = block.splitlines() if block.startswith("|") else [" ".join(block.split("\n"))]
-            commands = [
+            commands += [
                 (command.replace(r"\|", "|"), _extra_of_row(line))
                 for line in lines
                 for command in re.findall("`([^`]+)`", line)
@@ -235,8 +236,14 @@ class Runner:
         self._stopped = False
 
     def run(self, extra: str, rows: list[Row]) -> list[str]:
-        """Run rows of one extra, one after the other; return what went wrong."""
+        """Run rows of one extra, one after the other; return those that went wrong."""
         folder = self._scratch / (extra or "package")
+        try:
+            return self._run(extra, rows, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(self, extra: str, rows: list[Row], folder: Path) -> list[str]:
         copy_tree(folder)
         environment = environment_for(folder)
         if not extra:
@@ -432,7 +439,9 @@ def main() -> int:
                 threads.shutdown(cancel_futures=True)
                 raise
     count = sum(map(len, chosen.values()))
-    say(f"{count} documented commands in {len(chosen)} environments, {time.perf_counter() - began:.0f} s.")
+    busy = sum(os.times()[2:4])
+    seconds = time.perf_counter() - began
+    say(f"{count} documented commands in {len(chosen)} environments: {seconds:.0f} s, {busy:.0f} s of processors.")
     for fault in faults:
         say(f"FAILED: {fault}")
     return 1 if faults else 0
