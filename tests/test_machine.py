@@ -37,7 +37,8 @@ def test_processor__has_its_brand_or_what_the_platform_says(processor_name):
 
 def test_cpus__are_those_that_the_process_may_use_with_first_threads_of_cores_first():
     cpus = _machine.available_cpus()
-    assert sorted(cpus) == sorted(os.sched_getaffinity(0) if _machine.HAS_AFFINITY else range(os.cpu_count()))
+    allowed = psutil.Process().cpu_affinity() if _machine.HAS_AFFINITY else range(os.cpu_count())
+    assert sorted(cpus) == sorted(allowed)
     ranks = [_machine._rank_in_core(cpu) for cpu in cpus]
     assert ranks == sorted(ranks)
     assert 1 <= _machine.physical_cores() <= len(cpus)
