@@ -48,6 +48,8 @@ _NPY_FACTS = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000, 16), }"
 NPY_HEADER = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + _NPY_FACTS.ljust(117) + b"\n"
 """Of a file with a sequence (1000, 16) of float32; the Python that runs the check need not have NumPy."""
 
+BRIEF = "--max-chars 300000 --sample-chars 50"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -97,14 +99,18 @@ TABLE = [
     Row("bench", "python scripts/regression_experiment.py", "+ --help"),
     Row("bench", "python scripts/regression_experiment.py --runs 3", "+ --help"),
     # Training
-    Row("train", "python scripts/demo", "+ --seconds 4 --sample-chars 50", sets_up=True),
+    Row("train", "python scripts/demo", f"+ --seconds 4 {BRIEF}", sets_up=True),
     Row("train", "python scripts/demo --resume --seconds 600", "+ --seconds 6"),
-    Row("train", "python scripts/demo --text FILE --cell rnn --hidden 512 --out other", "+ --seconds 2"),
-    Row("train", "python scripts/demo --layers 2 --cell gru --dropout 0.2 --out stack", "+ --seconds 2"),
-    Row("train", "python scripts/train_char_lm.py", "+ --seconds 2 --out script"),
+    Row("train", "python scripts/demo --text FILE --cell rnn --hidden 512 --out other", f"+ --seconds 2 {BRIEF}"),
+    Row("train", "python scripts/demo --layers 2 --cell gru --dropout 0.2 --out stack", f"+ --seconds 2 {BRIEF}"),
+    Row("train", "python scripts/train_char_lm.py", f"+ --seconds 2 --out script {BRIEF}"),
     Row("train", "python scripts/train_char_lm.py --resume --seconds 600", "+ --seconds 4 --out script"),
-    Row("train", "python scripts/train_char_lm.py --text FILE --cell rnn", "+ --seconds 2 --out rnn"),
-    Row("train", "python scripts/train_char_lm.py --layers 2 --cell gru --dropout 0.2", "+ --seconds 2 --out gru"),
+    Row("train", "python scripts/train_char_lm.py --text FILE --cell rnn", f"+ --seconds 2 --out rnn {BRIEF}"),
+    Row(
+        "train",
+        "python scripts/train_char_lm.py --layers 2 --cell gru --dropout 0.2",
+        f"+ --seconds 2 --out gru {BRIEF}",
+    ),
     # Small calls: that one of them is slow is a finding, not a failure of the command
     Row("train", "python scripts/compare_small_calls.py", "+ --functions sigmoid --rounds 5", statuses=(0, 1)),
     Row("train", "python scripts/compare_small_calls.py --quick", "+ --dtypes float32 --rounds 5", statuses=(0, 1)),
