@@ -145,7 +145,7 @@ TABLE = [
     Row("", "python .ci/check_commands.py", "+ --list"),
     # Peers
     Row("peers", 'python -m pip install -e ".[peers]"', sets_up=True),
-    Row("peers", "python scripts/compare_peers.py --quick"),
+    Row("peers", "python scripts/compare_peers.py --quick", "+ --points 'training float32 50,50' --without-own"),
     Row("peers", "python scripts/compare_peers.py --show out/peers.json"),
     Row("peers", "python scripts/compare_peers.py", "+ --list"),
     Row("peers", "python scripts/compare_peers.py --rounds 5 --seconds 0.7", "+ --quick --points 'training.*50,50'"),
