@@ -7,20 +7,29 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import cpuinfo
+import psutil
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC")
 """What the thread pools of NumPy, PyTorch and XLA read when they start."""
 
 ANSWER_TIMEOUT_SECONDS = 600.0
 
+HAS_AFFINITY = hasattr(psutil.Process, "cpu_affinity")
+"""macOS has none."""
+
+BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
+"""The fields of psutil's times that count what processors do; not all systems have all of them."""
+
 
 def available_cpus() -> list[int]:
     """CPUs that this process may use, the first of each physical core before any second one."""
-    everything = range(os.cpu_count() or 1)
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else everything
+    allowed = psutil.Process().cpu_affinity() if HAS_AFFINITY else range(os.cpu_count() or 1)
     return sorted(allowed, key=lambda cpu: (_rank_in_core(cpu), cpu))
 
 
@@ -31,7 +40,10 @@ def physical_cores() -> int:
 
 
 def _rank_in_core(cpu: int) -> int:
-    """0 for the first hardware thread of a core, 1 for its sibling; 0 where the system does not tell."""
+    """0 for the first hardware thread of a core, 1 for its sibling; 0 where the system does not tell.
+
+    psutil counts the cores of the machine, not those that a process may use, and does not say which CPUs share one.
+    """
     try:
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
         return [int(n) for part in siblings.strip().split(",") for n in _cpu_range(part)].index(cpu)
@@ -56,15 +68,17 @@ def describe() -> dict[str, Any]:
     }
 
 
+@cache
 def _processor_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+    """Asked once: py-cpuinfo measures the clock, too, which takes a second."""
+    with contextlib.suppress(Exception):  # it raises any on a processor that it does not know
+        if name := cpuinfo.get_cpu_info().get("brand_raw"):
+            return str(name)
     return platform.processor() or platform.machine()
 
 
 def _caches() -> dict[str, str]:
+    """Caches as one CPU sees them; py-cpuinfo has the sums over all cores of those that are not shared."""
     sizes = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         with contextlib.suppress(OSError):
@@ -149,17 +163,17 @@ def _confined(cpus: list[int], variables: dict[str, str]) -> Iterator[None]:
     """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
-    has_affinity = hasattr(os, "sched_setaffinity")
-    mask = os.sched_getaffinity(0) if has_affinity else set()
+    ourselves = psutil.Process()
+    mask = ourselves.cpu_affinity() if HAS_AFFINITY else []
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        if has_affinity:
-            os.sched_setaffinity(0, cpus)
+        if HAS_AFFINITY:
+            ourselves.cpu_affinity(cpus)
         yield
     finally:
         signal.signal(signal.SIGINT, interrupt)
-        if has_affinity:
-            os.sched_setaffinity(0, mask)
+        if HAS_AFFINITY:
+            ourselves.cpu_affinity(mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -188,7 +202,10 @@ class OtherLoad:
     """How many cores processes other than some of ours have kept busy since it was made."""
 
     def __init__(self, ours: Iterable[int]) -> None:
-        self._ours = list(ours)
+        self._ours: list[psutil.Process] = []
+        for process in ours:
+            with contextlib.suppress(psutil.Error):  # it has ended
+                self._ours.append(psutil.Process(process))
         self._begin = time.perf_counter(), *self._busy_seconds()
 
     def cores(self) -> float | None:
@@ -201,26 +218,20 @@ class OtherLoad:
 
     def _busy_seconds(self) -> tuple[float, float]:
         """Busy seconds of all processes, and of ours."""
+        ours = sum(map(self._process_seconds, self._ours))
         try:
-            user, nice, system, _, _, *interrupts_and_stolen = _ticks("/proc/stat", 1)
-            return user + nice + system + sum(interrupts_and_stolen[:3]), sum(map(self._process_seconds, self._ours))
-        except (OSError, ValueError):
+            times = psutil.cpu_times()
+        except (OSError, RuntimeError):
             return 0.0, 0.0
+        return sum(getattr(times, field, 0.0) for field in BUSY), ours
 
     @staticmethod
-    def _process_seconds(process: int) -> float:
+    def _process_seconds(process: psutil.Process) -> float:
         try:
-            return sum(_ticks(f"/proc/{process}/stat", 13)[:2])
-        except OSError:  # it has ended
+            times = process.cpu_times()
+        except psutil.Error:  # it has ended
             return 0.0
-
-
-def _ticks(path: str, first: int) -> list[float]:
-    """Numbers of the first line from a position on, in seconds; a name in brackets may have spaces."""
-    line = Path(path).read_text().partition("\n")[0]
-    _, bracket, tail = line.rpartition(")")
-    fields = ["", "", *tail.split()] if bracket else line.split()
-    return [int(number) / os.sysconf("SC_CLK_TCK") for number in fields[first:]]
+        return times.user + times.system
 
 
 def sleep_until_idle() -> None:

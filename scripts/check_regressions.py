@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Tell whether a commit is slower than another one, on a machine that is never quiet.
 
-    python scripts/check_regressions.py main                          the working tree against main
-    python scripts/check_regressions.py v0.1.0 main                   main against v0.1.0
-    python scripts/check_regressions.py main --bench "lstm.*char-rnn" some of the benchmarks
+    python scripts/check_regressions.py main                           the working tree against main
+    python scripts/check_regressions.py v0.1.0 main                    main against v0.1.0
+    python scripts/check_regressions.py main --bench "lstm.*char-rnn"  some of the benchmarks
 
 The benchmarks are the `time_` ones of asv_bench in this checkout, without those of plain NumPy.
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Profile an RNN or LSTM over sequences of growing length, from inside its kernels.
 
-    python scripts/profile_long_sequence.py                              LSTM inference, T from 1e2 to 1e6
-    python scripts/profile_long_sequence.py --training --lengths 1e3,1e5 forward and backward
-    python scripts/profile_long_sequence.py --input FILE.npy --hidden 128   a sequence of one's own
+    python scripts/profile_long_sequence.py                                LSTM inference, T from 1e2 to 1e6
+    python scripts/profile_long_sequence.py --training --lengths 1e3,1e5   forward and backward
+    python scripts/profile_long_sequence.py --input FILE.npy --hidden 128  a sequence of one's own
 
 Prints a table of time and memory against T, the phases of the longest sequence, and in plain words what bounds it and
 what would make it faster. OUT (``--out``, ``out`` unless told otherwise) receives profile.png, profile.json and

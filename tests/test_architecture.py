@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import subprocess
@@ -173,6 +174,21 @@ def test_tracked_files__name_no_path_of_one_machine():
         path = ROOT / name
         if path.suffix in (".py", ".md", ".toml", ".json", ".yml", "") and path.is_file():
             assert not pattern.search(path.read_text(encoding="utf-8")), name
+
+
+def test_python_versions__are_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    classifiers = " ".join(project["classifiers"])
+    versions = re.findall(r"Python :: (3\.\d+)", classifiers)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\nCPython {versions[0]} to {versions[-1]}. Tested: " in readme
+    assert f"CPython {versions[0]} or newer" in readme
+    assert project["requires-python"] == f">={versions[0]}"
+    environment = (ROOT / "scripts" / "_environment.py").read_text(encoding="utf-8")
+    assert f"MINIMUM_PYTHON = ({versions[0].replace('.', ', ')})" in environment
+    workflow = ROOT / ".github" / "workflows" / "tests.yml"
+    if workflow.exists():  # not in a source distribution
+        assert f"python: {json.dumps(versions)}" in workflow.read_text(encoding="utf-8")
 
 
 def test_links__lead_to_the_project():

@@ -264,7 +264,7 @@ def test_extra_bench__has_what_the_scripts_import():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
     installed = {re.split("[<>=]", requirement)[0] for requirement in required} | {"rnnkernels"}
-    installed.add("llvmlite")  # by Numba
+    installed |= {"cpuinfo", "llvmlite"}  # by py-cpuinfo and Numba
     for name in ("check_regressions", "regression_experiment", "_fingerprints", "_machine", "_verdicts"):
         tree = ast.parse((SCRIPT.parent / f"{name}.py").read_text(encoding="utf-8"))
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
