@@ -14,8 +14,10 @@ extras as there are processors have their turn at once. Exit status: 0 if all is
 """
 
 import argparse
+import array
 import ast
 import contextlib
+import math
 import os
 import re
 import shlex
@@ -49,6 +51,7 @@ NPY_HEADER = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + _NPY_FACTS.lju
 """Of a file with a sequence (1000, 16) of float32; the Python that runs the check need not have NumPy."""
 
 BRIEF = "--max-chars 300000 --sample-chars 50"
+SHORT = "--quick --steps 100 --warm-up 20 --forecast 50"
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,19 @@ TABLE = [
         "train",
         "python scripts/train_char_lm.py --layers 2 --cell gru --dropout 0.2",
         f"+ --seconds 2 --out gru {BRIEF}",
+    ),
+    Row("train", "python scripts/forecast_series.py", "+ --quick"),
+    Row("train", "python scripts/forecast_series.py --quick"),
+    Row(
+        "train",
+        "python scripts/forecast_series.py --quick --system oscillators --cell gru --layers 2",
+        "+ --steps 200 --out springs",
+    ),
+    Row("train", "python scripts/forecast_series.py --data FILE.npy --checkpoint-every 16", f"+ {SHORT} --out data"),
+    Row(
+        "train",
+        "python scripts/forecast_series.py --data FILE.npy --window 200 --checkpoint-every 16",
+        f"+ {SHORT} --window 50 --out mine",
     ),
     # Small calls: that one of them is slow is a finding, not a failure of the command
     Row("train", "python scripts/compare_small_calls.py", "+ --functions sigmoid --rounds 5", statuses=(0, 1)),
@@ -372,7 +388,10 @@ def copy_tree(folder: Path) -> None:
     ):
         subprocess.run([*git, *command.split()], cwd=folder, check=True)
     (folder / "FILE").write_bytes((ROOT / "README.md").read_bytes())
-    (folder / "FILE.npy").write_bytes(NPY_HEADER + bytes(4 * 1000 * 16))
+    series = array.array("f", (math.sin(0.01 * t * (10 + d)) for t in range(1000) for d in range(16)))
+    if sys.byteorder == "big":
+        series.byteswap()
+    (folder / "FILE.npy").write_bytes(NPY_HEADER + series.tobytes())
     (folder / "SCRIPT.py").write_text(SCRIPT, encoding="utf-8")
     (folder / ".git" / "info" / "exclude").write_text("FILE*\nSCRIPT.py\noutput.log\n", encoding="utf-8")
     copy_machine_code(folder)
