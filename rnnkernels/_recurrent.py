@@ -373,7 +373,7 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     if family.cell.own:
         if not _fit((cache.own,), (of_db,), dtype):
             return None
-        dbs[1][...] = cache.own
+        dbs[-1][...] = cache.own
     dtrack = dlast = nothing
     if others or x.ndim == 3:
         H = h0.shape[1]
