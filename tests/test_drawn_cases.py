@@ -109,8 +109,9 @@ def draw_case(rng):
         if rng.random() < 0.6 or (values["peepholes"] is None and "coupled" not in options):
             options["cell_clip"] = float(rng.choice([0.25, 1.0, np.inf]))
     values["dh"] = [None, normal(N, H), *[normal(N, T, H)] * 4][rng.integers(6)]
+    share = rng.choice([0, 0.8])
     for name in cell.states:
-        values[f"dlast_{name}"] = maybe_broadcast() if rng.random() < 0.5 else None
+        values[f"dlast_{name}"] = maybe_broadcast() if rng.random() < share else None
     lengths = [None, None, np.full(N, T), rng.integers(0, T + 1, N), np.sort(rng.integers(0, T + 1, N))[::-1].copy()]
     lengths = lengths[rng.integers(len(lengths))]
     if lengths is not None and rng.random() < 0.2:
@@ -148,7 +149,7 @@ def draw_way(rng, case, first=False):
         little["checkpoint_every"] = int(rng.integers(1, T + 3))
     elif keep_cache and rng.random() < 0.2 and not (by == "layer" and case.reverse):
         little["memory_share"] = float(rng.choice([0.1, 0.4, 0.8]))
-    return Way(
+    way = Way(
         by=by,
         rows=rng.permutation(N)[: rng.integers(1, N + 1)] if has_rows else None,
         num_threads=[None, None, 1, 1, 2, 2, 3, 4][rng.integers(8)],
@@ -160,9 +161,12 @@ def draw_way(rng, case, first=False):
         pickles=bool(rng.random() < 0.15),
         border=int(rng.integers(0, T + 1)),
         chunk=[None, (1, 1, 1), (1, 6, 1 << 16), (1 << 12, 1, 1 << 13)][rng.integers(4)],
-        is_repeated=bool(rng.random() < 0.3),
+        is_repeated=bool(rng.random() < 0.4),
         **little,
     )
+    if way.is_repeated and rng.random() < 0.7:  # what a small call must be
+        way = way._replace(num_threads=None, packed=None, layouts=None, checkpoint_every=None, memory_share=None)
+    return way
 
 
 def read_only(array):
