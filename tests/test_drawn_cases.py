@@ -16,6 +16,7 @@ from helpers import DTYPES, assert_close, assert_same_bits, force_packing, make_
 import rnnkernels
 from rnnkernels import _threads, _tuning, gru, lstm, reference, rnn
 from rnnkernels.kernels.cell import cells
+from rnnkernels.kernels.simd import TINY
 
 SEED = int(os.environ.get("RNNKERNELS_DRAWN_SEED", "1"))
 CASES = int(os.environ.get("RNNKERNELS_DRAWN_CASES", "150"))
@@ -437,8 +438,9 @@ def run_by_steps(case, way, values):
 def assert_agrees_with_reference(case, found):
     """Within the tolerance, or a few times as far as the result itself moves if arguments are a little different.
 
-    That can be far where a relu or a clip begins, and where a recurrence magnifies.
+    That can be far where a relu or a clip begins, and where a recurrence magnifies. What has decayed counts as zero.
     """
+    decayed = 1000 * TINY["float" if case.dtype is np.float32 else "double"]
     want = reference_of(case)
     assert found.keys() == want.keys() - ({"h"} if "h" not in found else set())
     failed = {}
@@ -457,8 +459,8 @@ def assert_agrees_with_reference(case, found):
         other = reference_of(case, disturbance)
         moved = {name: max(most, float(np.abs(other[name] - want[name]).max())) for name, most in moved.items()}
     for name, error in failed.items():
-        assert np.abs(found[name] - want[name]).max() <= 10 * moved[name], f"{name}: {error}"
-    print(f"as sensitive as it is: {', '.join(failed)}")
+        assert np.abs(found[name] - want[name]).max() <= 10 * moved[name] + decayed, f"{name}: {error}"
+    print(f"as sensitive, or decayed: {', '.join(failed)}")
 
 
 def assert_same_results(case, way, got, want):
