@@ -435,7 +435,8 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
         return None
     H, seen = len(Wh), len(cell.gates) - 1
     if peepholes is None:
-        peepholes = np.zeros((seen, H), FLOAT32 if getattr(Wh, "dtype", None) == FLOAT32 else FLOAT64)
+        is_single = getattr(Wh, "dtype", FLOAT64).newbyteorder("=") == FLOAT32
+        peepholes = np.zeros((seen, H), FLOAT32 if is_single else FLOAT64)
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
     return np.concatenate([peepholes.reshape(-1), np.full(H, cell_clip, peepholes.dtype)])

@@ -258,12 +258,14 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     if type(cache) is _StretchCache:
         return _backward_by_stretches(rnn_backward, dh, cache, dstate)
     x, h0, Wx, Wh, states, activation = cache
-    dh = _of_all_steps(dh, states[:, 1:])
+    dh, last = _of_all_steps(dh, states[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, H), dtype=np.result_type(dh, states))
     r = np.zeros((N, H), dtype=dz.dtype)
     if dstate is not None:
         _add_arriving(dstate, r)
+    if last is not None:
+        r += last
     for t in reversed(range(T)):
         dz[:, t] = _through_activation(dh[:, t] + r, states[:, t + 1], activation)  # (6)
         r = np.dot(dz[:, t], Wh.T)  # (7)
@@ -488,13 +490,15 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     if type(cache) is _StretchCache:
         return _backward_by_stretches(lstm_backward, dh, cache, dstate)
     x, h0, c0, Wx, Wh, hidden, cells, gates, variant = cache
-    dh = _of_all_steps(dh, hidden[:, 1:])
+    dh, last = _of_all_steps(dh, hidden[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, Wh.shape[1]), dtype=np.result_type(dh, gates))
     r = np.zeros((N, H), dtype=dz.dtype)
     dc = np.zeros((N, H), dtype=dz.dtype)
     if dstate is not None:
         _add_arriving(dstate, r, dc)
+    if last is not None:
+        r += last
     for t in reversed(range(T)):
         dz[:, t], dc = _lstm_cell_backward(dh[:, t] + r, dc, gates[:, t], cells[:, t], cells[:, t + 1], variant)
         r = np.dot(dz[:, t], Wh.T)
@@ -716,13 +720,15 @@ def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     if type(cache) is _StretchCache:
         return _backward_by_stretches(gru_backward, dh, cache, dstate)
     x, h0, Wx, Wh, states, gates, q, reset_after = cache
-    dh = _of_all_steps(dh, states[:, 1:])
+    dh, last = _of_all_steps(dh, states[:, 1:])
     N, T, H = dh.shape
     dzx = np.empty((N, T, 3 * H), dtype=np.result_type(dh, gates))
     dzh = np.empty_like(dzx)
     dstep = np.zeros((N, H), dtype=dzx.dtype)
     if dstate is not None:
         _add_arriving(dstate, dstep)
+    if last is not None:
+        dstep += last
     for t in reversed(range(T)):
         dzx[:, t], dzh[:, t], dstep = _gru_cell_backward(
             dh[:, t] + dstep, gates[:, t], q[:, t], states[:, t], Wh, reset_after
@@ -1108,14 +1114,11 @@ def _sum_to(gradient: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return gradient.sum(axis=stretched, keepdims=True)
 
 
-def _of_all_steps(dh: np.ndarray | None, h: np.ndarray) -> np.ndarray:
-    """Have the gradient of the hidden states (N, T, H); that of the last one alone is zero elsewhere."""
+def _of_all_steps(dh: np.ndarray | None, h: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Have the gradient of the hidden states (N, T, H), which may be zero, and that of the last one (N, H) alone."""
     if dh is not None and np.ndim(dh) == 3:
-        return dh
-    whole = np.zeros(h.shape, h.dtype if dh is None else np.result_type(dh, h))
-    if dh is not None:
-        whole[:, -1:] = dh[:, np.newaxis]
-    return whole
+        return dh, None
+    return np.zeros(h.shape, h.dtype if dh is None else np.result_type(dh, h)), dh
 
 
 class _StretchCache(NamedTuple):
