@@ -40,6 +40,11 @@ wait for one another takes 0.1 to 0.3 us. A vanilla RNN at 1, 20000, 16, 64 took
 WORTH = 1.25
 """How many times as fast a team must make a call."""
 
+LITTLE_DOUBT = 0.25
+"""How much a call by a team counts that gained something, but not enough, beside one that gained nothing. With 1 short
+visits to a kind of call, as of peers that take turns, often found it alone though two threads made it 1.5 to 2 times
+as fast (LSTM inference at 50, 50, 128, 128 and 64, 50, 500, 500, float32)."""
+
 LEAST_REST, MOST_REST, MOST_REST_NS = 20, 1280, 10_000_000_000
 """For how many calls a kind goes on alone after a team was not worth it: each time twice as many as before, and for at
 most 10 s. Beside six busy processes on two processors, a loop of calls on two threads took 0.50 and 1.05 times as long
