@@ -137,6 +137,7 @@ TABLE = [
     Row("test", "python scripts/test", "+ tests/test_results.py"),
     Row("test", 'python scripts/test -m "not slow"', "+ --collect-only --quiet"),
     Row("test", "RNNKERNELS_TEST_ALL_VALUES=1 python scripts/test tests/test_activations.py", "+ --collect-only"),
+    Row("test", "RNNKERNELS_DRAWN_CASES=10000 python scripts/test tests/test_drawn_cases.py", "+ --collect-only -q"),
     Row("test", 'python -m pip install -e ".[test]"'),
     Row("test", "ruff format --check ."),
     Row("test", "ruff check ."),
