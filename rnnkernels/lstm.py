@@ -56,37 +56,20 @@ class LSTMPeepholeCache(LSTMCache):
     cell = PEEPHOLE
 
 
-class LSTMCoupledCache(RecurrentCache):
+class LSTMCoupledCache(LSTMCache):
     """What the backward pass of an LSTM with coupled gates needs; see `RecurrentCache` for its fields."""
 
     cell = COUPLED
 
     @property
-    def i(self) -> np.ndarray:
-        """Input gate of shape (N, T, H), a copy; the forget gate is 1 - i."""
-        return self._kept("i")
-
-    @property
-    def o(self) -> np.ndarray:
-        """Output gate of shape (N, T, H), a copy."""
-        return self._kept("o")
-
-    @property
-    def g(self) -> np.ndarray:
-        """Candidate cell state of shape (N, T, H), a copy."""
-        return self._kept("g")
-
-    @property
-    def c(self) -> np.ndarray:
-        """Cell states after each step, of shape (N, T, H), a copy."""
-        return self._tracked()
+    def f(self) -> np.ndarray:
+        """Forget gate of shape (N, T, H), 1 - i."""
+        return 1 - self.i
 
 
 FAMILY = _recurrent.family(CELL, LSTMCache, LSTMState)
 PEEPHOLE_FAMILY = _recurrent.family(PEEPHOLE, LSTMPeepholeCache, LSTMState)
 COUPLED_FAMILY = _recurrent.family(COUPLED, LSTMCoupledCache, LSTMState)
-
-Cache = LSTMCache | LSTMCoupledCache
 
 
 def family(peepholes: Any, coupled: bool, cell_clip: float | None) -> _recurrent.Family:
@@ -118,7 +101,7 @@ def lstm_forward(
     c0: Any = None,
     keep_cache: Literal[True] = True,
     **options: Unpack[LSTMOptions],
-) -> ForwardResult[Cache, LSTMState]: ...
+) -> ForwardResult[LSTMCache, LSTMState]: ...
 @overload
 def lstm_forward(
     x: Any,
@@ -142,7 +125,7 @@ def lstm_forward(
     c0: Any = None,
     keep_cache: bool,
     **options: Unpack[LSTMOptions],
-) -> ForwardResult[Cache | None, LSTMState]: ...
+) -> ForwardResult[LSTMCache | None, LSTMState]: ...
 @profiled
 def lstm_forward(
     x: Any,
@@ -163,7 +146,7 @@ def lstm_forward(
     memory_budget: int | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
-) -> ForwardResult[Cache | None, LSTMState]:
+) -> ForwardResult[LSTMCache | None, LSTMState]:
     """Run an LSTM over whole sequences.
 
     Parameters
@@ -284,7 +267,7 @@ def lstm_forward(
 
 @profiled
 def lstm_backward(
-    dh: Any, cache: Cache | None, *, dstate: Any = None, num_threads: int | None = None
+    dh: Any, cache: LSTMCache | None, *, dstate: Any = None, num_threads: int | None = None
 ) -> SequenceGradients:
     """Propagate gradients back through an LSTM over whole sequences.
 
@@ -365,7 +348,7 @@ def lstm_step_forward(
     *,
     keep_cache: Literal[True] = True,
     **options: Unpack[LSTMStepOptions],
-) -> tuple[np.ndarray, np.ndarray, Cache]: ...
+) -> tuple[np.ndarray, np.ndarray, LSTMCache]: ...
 @overload
 def lstm_step_forward(
     x: Any,
@@ -389,7 +372,7 @@ def lstm_step_forward(
     *,
     keep_cache: bool,
     **options: Unpack[LSTMStepOptions],
-) -> tuple[np.ndarray, np.ndarray, Cache | None]: ...
+) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]: ...
 @profiled
 def lstm_step_forward(
     x: Any,
@@ -404,7 +387,7 @@ def lstm_step_forward(
     cell_clip: float | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, Cache | None]:
+) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]:
     """Advance an LSTM by one step.
 
     Parameters
@@ -470,7 +453,7 @@ def lstm_step_forward(
 
 @profiled
 def lstm_step_backward(
-    dnext_h: Any, dnext_c: Any, cache: Cache | None, *, num_threads: int | None = None
+    dnext_h: Any, dnext_c: Any, cache: LSTMCache | None, *, num_threads: int | None = None
 ) -> LSTMStepGradients:
     """Propagate gradients back through one step of an LSTM.
 

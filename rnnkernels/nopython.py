@@ -17,7 +17,7 @@ Examples
 ...         advance(stream, y, y)  # the output is the next input
 ...     return y[0]
 >>> round(run_closed_loop(stream.nopython(), np.ones(1), 1_000), 4)
-0.9611
+0.8439
 """
 
 from rnnkernels.kernels.nopython import advance, reset

@@ -109,7 +109,7 @@ def test_notices__come_once_each(caplog, monkeypatch, folder):
     monkeypatch.setattr(inventory, "NOTICE_SECONDS", 0.0)
     monkeypatch.setattr(inventory, "CACHE_IS_ON", True)
     kernel = types.SimpleNamespace(
-        py_func=types.SimpleNamespace(__module__="rnnkernels.kernels.x"),
+        py_func=types.SimpleNamespace(__module__="rnnkernels.kernels.x", __qualname__="x"),
         stats=types.SimpleNamespace(cache_path=folder),
         targetoptions={},
     )

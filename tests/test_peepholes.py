@@ -58,6 +58,8 @@ def test_sequence__matches_reference(rng, variant, sizes, dtype, packed, monkeyp
     expected = reference.lstm_forward(*exact(arguments), c0=exact([c0])[0], **in_float64(options))
     assert_all_close([result.h, *result.state], [expected.h, *expected.state], dtype)
     assert_all_close([result.cache.c], [np.asarray(expected.cache[6])[:, 1:]], dtype)
+    gates = np.split(np.asarray(expected.cache[7]), 4, axis=-1)
+    assert_all_close([getattr(result.cache, gate) for gate in "ifog"], gates, dtype)
     got = rnnkernels.lstm_backward(dh, result.cache, dstate=(None, dc))
     want = reference.lstm_backward(exact([dh])[0], expected.cache, dstate=(None, exact([dc])[0]))
     assert_all_close([*got, got.dc0, got.dpeepholes], [*want, want.dc0, want.dpeepholes], dtype)
