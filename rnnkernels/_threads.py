@@ -24,6 +24,7 @@ import numpy as np
 
 from rnnkernels._checks import check_num_threads
 from rnnkernels._tuning import (
+    HARM,
     LEAST_REST,
     LITTLE_DOUBT,
     MOST_REST,
@@ -169,9 +170,9 @@ class Pace:
     """How long calls of one kind take alone, and when the next one had better be alone.
 
     The first call has a team, the second none. From then on calls have one as long as it makes them WORTH times as
-    fast, and are alone for a while otherwise: at once if a team took WORTH times as long as one thread; after the
-    second call that took as long, since the first may have found the others asleep; and after the fifth in a row that
-    gained, but less than it should. Now and then one call is alone to see what that takes now.
+    fast, and are alone for a while otherwise: at once if a team took HARM times as long as one thread; after the second
+    call in a row that took as long, since the first may have found the others asleep; and after the fifth that gained,
+    but less than it should. Now and then one call is alone to see what that takes now.
     """
 
     __slots__ = ("alone_ns", "calls", "doubts", "rest", "rest_end_ns")
@@ -196,7 +197,7 @@ class Pace:
             self.doubts, self.rest = 0, LEAST_REST
             return
         self.doubts += 1 if took_ns >= self.alone_ns else LITTLE_DOUBT
-        if self.doubts > 1 or took_ns > WORTH * self.alone_ns:
+        if self.doubts > 1 or took_ns > HARM * self.alone_ns:
             self.doubts = 0
             self.rest_end_ns = end_ns + min(self.rest * self.alone_ns * steps, MOST_REST_NS)
             self.rest = min(2 * self.rest, MOST_REST)

@@ -40,15 +40,16 @@ wait for one another takes 0.1 to 0.3 us. A vanilla RNN at 1, 20000, 16, 64 took
 WORTH = 1.25
 """How many times as fast a team must make a call."""
 
-LITTLE_DOUBT = 0.25
-"""How much a call by a team counts that gained something, but not enough, beside one that gained nothing. With 1 short
-visits to a kind of call, as of peers that take turns, often found it alone though two threads made it 1.5 to 2 times
-as fast (LSTM inference at 50, 50, 128, 128 and 64, 50, 500, 500, float32)."""
+HARM, LITTLE_DOUBT = 2.0, 0.25
+"""How many times as long as alone a call by a team may take before the next one is alone at once, and how much one
+counts that gained something, but not enough, beside one that gained nothing. With 1.25 and 1 short visits to a kind of
+call, as of peers that take turns, often found it alone though two threads made it 1.5 to 2 times as fast: the first
+call after a pause may wait for the others (LSTM inference at 50, 50, 128, 128; 64, 50, 500, 500; 64, 168, 8, 64)."""
 
 LEAST_REST, MOST_REST, MOST_REST_NS = 20, 1280, 10_000_000_000
 """For how many calls a kind goes on alone after a team was not worth it: each time twice as many as before, and for at
-most 10 s. Beside six busy processes on two processors, a loop of calls on two threads took 0.50 and 1.05 times as long
-as on one in the mean, at 1, 300, 256, 256 and 4, 150, 128, 128 (LSTM inference, float32)."""
+most 10 s. Beside six busy processes on two processors, loops of calls on two threads took 1.02 to 1.12 and 1.15 to 1.20
+times as long as on one in the mean, at 1, 300, 256, 256 and 4, 150, 128, 128 (LSTM inference, float32)."""
 
 REVIEW_CALLS = 64
 """One call of so many is alone, to see what that takes; not tuned."""
