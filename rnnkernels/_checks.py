@@ -431,12 +431,12 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
         raise TypeError(f"`cell_clip` must be a number; got {type(cell_clip).__name__}.")
     if not cell_clip > 0:
         raise ValueError(f"`cell_clip` must be positive, the largest magnitude of a cell state; got {cell_clip}.")
-    if np.ndim(Wh) != 2:
+    Wh = check_given_float("Wh", Wh)
+    if Wh.ndim != 2:
         return None
     H, seen = len(Wh), len(cell.gates) - 1
     if peepholes is None:
-        is_single = getattr(Wh, "dtype", FLOAT64).newbyteorder("=") == FLOAT32
-        peepholes = np.zeros((seen, H), FLOAT32 if is_single else FLOAT64)
+        peepholes = np.zeros((seen, H), Wh.dtype)
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
     return np.concatenate([peepholes.reshape(-1), np.full(H, cell_clip, peepholes.dtype)])

@@ -45,7 +45,7 @@ class PackedWeights:
         if self.cell.own:
             own = named.pop("peepholes")
             if self._has_peepholes:
-                named["peepholes"] = own.reshape(len(self.cell.gates), self.H)[:-1]
+                named["peepholes"] = _sequence.peepholes_of(self.cell, own)
         return named
 
     @cached_property

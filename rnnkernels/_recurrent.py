@@ -483,15 +483,10 @@ def _gradients(cell: Cell, dx: np.ndarray, first: list[np.ndarray], dWx: Any, dW
     if len(cell.states) > 1:
         result.dc0 = first[1]
     if cell.own:
-        result.dpeepholes = peepholes_of(cell, dbs[1])
+        result.dpeepholes = _sequence.peepholes_of(cell, dbs[1])
     elif len(cell.biases) > 1:
         result.dbh = dbs[1]
     return result
-
-
-def peepholes_of(cell: Cell, own: np.ndarray) -> np.ndarray:
-    """Peepholes (G - 1, H), or their gradient, of the bias that is for the row functions, or its gradient."""
-    return own.reshape(len(cell.gates), -1)[:-1]
 
 
 def step_forward(

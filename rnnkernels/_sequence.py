@@ -71,6 +71,11 @@ def interleaved(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(split, -3, -2)).reshape(*outer, gates * padded.shape[-1])
 
 
+def peepholes_of(cell: Cell, own: np.ndarray) -> np.ndarray:
+    """Peepholes (G - 1, H), or their gradient, of the bias that is for the row functions, or its gradient."""
+    return own.reshape(len(cell.gates), -1)[:-1]
+
+
 class Plan(NamedTuple):
     """How a pass over sequences is divided; no result depends on it, not in a single bit."""
 

@@ -87,8 +87,9 @@ PACKED_FORWARD_STEPS = 14.0, 30.0
 PACKED_BACKWARD_STEPS = 2.0, 4.5
 """Weights of M megabytes are packed, rather than read where they lie, from a + b / sqrt(M) steps on; in a forward pass
 of N sequences from so many / (N + 1), since products of one sequence gain least by it. Fitted to the steps from which
-on packing was faster, 2 to 45, at N = 1 to 16, H = D = 64 to 512, RNN and LSTM, float32 (Xeon, Sapphire Rapids): where
-the rule was wrong a call took 1.1 times as long in most cases, and at most 1.3 times."""
+on packing was faster, 2 to 45, at N = 1 to 16, H = D = 64 to 512, RNN and LSTM, float32 (Xeon, Sapphire Rapids), when
+products in place took two rows at a time: where the rule was wrong a call took 1.1 times as long in most cases, and at
+most 1.3 times."""
 
 PACKED_LEAST_STEPS = 3
 """Steps from which on weights are packed at all."""

@@ -4,7 +4,7 @@ from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 
-from rnnkernels import _recurrent
+from rnnkernels import _recurrent, _sequence
 from rnnkernels._caches import RecurrentCache
 from rnnkernels._checks import check_peepholes
 from rnnkernels._recorder import profiled
@@ -505,5 +505,5 @@ def lstm_step_backward(
     dx, dprev_h, dprev_c, dWx, dWh, dbs = _recurrent.step_backward(of, names, gradients, cache, num_threads)
     result = LSTMStepGradients((dx, dprev_h, dprev_c, dWx, dWh, dbs[0]))
     if of.cell.own:
-        result.dpeepholes = _recurrent.peepholes_of(of.cell, dbs[1])
+        result.dpeepholes = _sequence.peepholes_of(of.cell, dbs[1])
     return result

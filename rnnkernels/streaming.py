@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels import _sequence
+from rnnkernels import _sequence, lstm
 from rnnkernels._checks import check_choice, check_for_stream, check_out, check_rows, check_states
 from rnnkernels._memory import aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
@@ -13,7 +13,6 @@ from rnnkernels.kernels import nopython, passes, simd
 from rnnkernels.kernels.cell import cells
 from rnnkernels.kernels.gru import CELL as GRU
 from rnnkernels.kernels.gru import RESET_BEFORE
-from rnnkernels.kernels.lstm import cell_with as lstm_cell
 from rnnkernels.kernels.rnn import CELL as RNN
 from rnnkernels.kernels.rnn import RELU as RNN_RELU
 
@@ -317,7 +316,7 @@ class LSTMStream(Stream):
         cell_clip: float | None = None,
         batch_size: int | None = None,
     ) -> None:
-        cell = lstm_cell(peepholes, coupled, cell_clip)
+        cell = lstm.family(peepholes, coupled, cell_clip).cell
         biases = {"b": b, "peepholes": peepholes} if cell.own else {"b": b}
         self._open(PackedWeights(cell, Wx, Wh, biases, cell_clip), {"h0": h0, "c0": c0}, batch_size)
 

@@ -2,7 +2,7 @@
 """Measure rnnkernels beside PyTorch, ONNX Runtime, OpenVINO, JAX and plain NumPy, in one interleaved run.
 
     python scripts/compare_peers.py                                   the whole grid
-    python scripts/compare_peers.py --quick                           a selection, within five minutes on two cores
+    python scripts/compare_peers.py --quick                           a selection, some ten minutes on two cores
     python scripts/compare_peers.py --points "training.*50,50"       points whose line in --list matches
     python scripts/compare_peers.py --show out/peers.json             table and chart of an earlier run, or of several
 

@@ -311,10 +311,3 @@ COUPLED = register(
     )
 )
 """The LSTM with coupled input and forget gates, with or without peepholes and a clip."""
-
-
-def cell_with(peepholes, coupled, cell_clip):
-    """The cell that has what is given, or not None."""
-    if coupled:
-        return COUPLED
-    return CELL if peepholes is None and cell_clip is None else PEEPHOLE

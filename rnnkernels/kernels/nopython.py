@@ -112,13 +112,9 @@ def _advance(stream, x, h):
     cell = _cell_of(stream)
     if _is_stack(stream):
         _check_types(x, h, stream.dtype[0].dtype)
-        axes = x.ndim
 
         def advance_stack(stream, x, h):
-            first = stream[0]
-            if axes == 3 and h.shape[1] != x.shape[1]:
-                raise ValueError("`x` and `h` must have as many steps.")
-            advance(first, x, h)
+            advance(stream[0], x, h)
             for k in range(1, len(stream)):
                 advance(stream[k], h, h)
 
