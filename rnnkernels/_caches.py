@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import refuse_kept
+from rnnkernels._checks.caches import refuse_kept
 from rnnkernels._sequence import Checkpoints
 from rnnkernels._spans import Spans
 from rnnkernels.kernels.cell import Cell

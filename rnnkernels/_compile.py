@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 import rnnkernels
-from rnnkernels._checks import FLOAT32, FLOAT64, check_choice, check_float_dtype
+from rnnkernels._checks.arrays import FLOAT32, FLOAT64
+from rnnkernels._checks.settings import check_choice, check_float_dtype
 from rnnkernels.kernels import inventory, team, trace
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.cell import cells as known_cells

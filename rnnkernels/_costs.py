@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rnnkernels import roofline
-from rnnkernels._checks import Sizes
+from rnnkernels._checks.cells import Sizes
 from rnnkernels._sequence import Plan, unit_columns
 from rnnkernels.kernels.cell import Cell
 

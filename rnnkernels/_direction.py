@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels import _tuning as tuning
-from rnnkernels._checks import check_given_float
+from rnnkernels._checks.arrays import check_given_float
 from rnnkernels._packed import PackedWeights
 from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, SequenceGradients

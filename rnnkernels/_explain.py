@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import Sizes, check_choice, check_count, check_float_dtype
+from rnnkernels._checks.cells import Sizes
+from rnnkernels._checks.settings import check_choice, check_count, check_float_dtype
 from rnnkernels._costs import backward_costs, bandwidth, forward_costs
 from rnnkernels.kernels import micro_kernel
 from rnnkernels.kernels.cell import Cell, cells

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnkernels._checks import check_known, import_extra
+from rnnkernels._checks.formats import check_known
+from rnnkernels._checks.settings import import_extra
 from rnnkernels.activations import sigmoid
 
 RECURRENT = ("RNN", "LSTM", "GRU")

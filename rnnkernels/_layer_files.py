@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import import_extra, refuse_file
+from rnnkernels._checks.formats import refuse_file
+from rnnkernels._checks.settings import import_extra
 
 KEY = "rnnkernels"
 """Of the metadata."""

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _sequence
-from rnnkernels._checks import check_layer, check_peepholes, for_kernels
+from rnnkernels._checks.arrays import for_kernels
+from rnnkernels._checks.cells import check_layer, check_peepholes
 from rnnkernels._memory import aligned_empty
 from rnnkernels._threads import Team
 from rnnkernels.kernels import layout, micro_kernel, passes, simd

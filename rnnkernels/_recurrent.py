@@ -7,22 +7,12 @@ from numpy import ndarray
 
 from rnnkernels import _recorder as recorder
 from rnnkernels import _sequence
-from rnnkernels._checks import (
-    FLOAT32,
-    FLOAT64,
-    IN_LAYOUT,
-    Sizes,
-    are_spans_of,
-    check_arguments,
-    check_broadcast,
-    check_cell_cache,
-    check_checkpoints,
-    check_choice,
-    check_dstate,
-    check_given_gradient,
-    check_single_step,
-    refuse_budget,
-)
+from rnnkernels._checks.arrays import FLOAT32, FLOAT64, IN_LAYOUT
+from rnnkernels._checks.caches import check_cell_cache, check_checkpoints, check_single_step, refuse_budget
+from rnnkernels._checks.cells import Sizes, check_arguments
+from rnnkernels._checks.gradients import check_broadcast, check_dstate, check_given_gradient
+from rnnkernels._checks.sequences import are_spans_of
+from rnnkernels._checks.settings import check_choice
 from rnnkernels._memory import borrow, empty, give_back, zeros
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
 from rnnkernels._sequence import Kept, SmallBackward, SmallCall

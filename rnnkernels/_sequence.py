@@ -10,7 +10,8 @@ import numpy as np
 
 from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
-from rnnkernels._checks import Sizes, for_kernels
+from rnnkernels._checks.arrays import for_kernels
+from rnnkernels._checks.cells import Sizes
 from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back, zeros
 from rnnkernels._spans import Spans, whole_places, whole_spans
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnkernels._checks import INT64, check_lengths, check_resets, refuse_lengths
+from rnnkernels._checks.arrays import INT64
+from rnnkernels._checks.sequences import check_lengths, check_resets, refuse_lengths
 from rnnkernels._memory import empty, zeros
 from rnnkernels.kernels.spans import BEGINS, COLLECT, ENDS, FIND, ROWS, SEQUENCE, SPREAD
 

@@ -10,19 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rnnkernels import _direction, _sequence
-from rnnkernels._checks import (
-    Sizes,
-    check_axes,
-    check_choice,
-    check_count,
-    check_given_gradient,
-    check_one_direction,
-    check_stack_cache,
-    check_stack_dstate,
-    check_stack_state,
-    check_step_state,
-    suffixes,
-)
+from rnnkernels._checks.arrays import check_axes
+from rnnkernels._checks.cells import Sizes
+from rnnkernels._checks.gradients import check_given_gradient
+from rnnkernels._checks.layers import check_one_direction, suffixes
+from rnnkernels._checks.settings import check_choice, check_count
+from rnnkernels._checks.stacks import check_stack_cache, check_stack_dstate, check_stack_state, check_step_state
 from rnnkernels._packed import PackedWeights
 from rnnkernels._recurrent import STATE_NAMES, Family, sum_to
 from rnnkernels._results import ForwardResult, LayerGradients

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_num_threads
+from rnnkernels._checks.settings import check_num_threads
 from rnnkernels._tuning import (
     HARM,
     LEAST_REST,

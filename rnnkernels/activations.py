@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_given_floats
+from rnnkernels._checks.arrays import check_given_floats
 from rnnkernels._memory import empty
 from rnnkernels._recorder import profiled
 from rnnkernels._threads import segments

@@ -6,14 +6,10 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from rnnkernels._checks import (
-    check_affine,
-    check_cache,
-    check_cache_array,
-    check_given_gradient,
-    check_shape,
-    for_kernels,
-)
+from rnnkernels._checks.arrays import check_shape, for_kernels
+from rnnkernels._checks.caches import check_cache, check_cache_array
+from rnnkernels._checks.gradients import check_given_gradient
+from rnnkernels._checks.words import check_affine
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty, thread_scratch
 from rnnkernels._recorder import profiled
 from rnnkernels._sequence import (

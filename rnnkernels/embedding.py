@@ -5,17 +5,10 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from rnnkernels._checks import (
-    INTP,
-    check_axes,
-    check_cache,
-    check_cache_array,
-    check_given_float,
-    check_given_gradient,
-    check_index_range,
-    check_indices,
-    for_kernels,
-)
+from rnnkernels._checks.arrays import INTP, check_axes, check_given_float, for_kernels
+from rnnkernels._checks.caches import check_cache, check_cache_array
+from rnnkernels._checks.gradients import check_given_gradient
+from rnnkernels._checks.words import check_index_range, check_indices
 from rnnkernels._memory import empty, zeros
 from rnnkernels._recorder import profiled
 from rnnkernels._sequence import panel_columns

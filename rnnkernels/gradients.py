@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_gradients, check_max_norm
+from rnnkernels._checks.gradients import check_gradients, check_max_norm
 
 BLOCK = 1 << 14
 """Elements that are squared at a time, in float64: they stay in a near cache."""

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from rnnkernels import _direction, _layer_files, gru, lstm, rnn
-from rnnkernels._checks import (
-    check_count,
+from rnnkernels._checks.layers import (
     check_dropout,
     check_layer_sizes,
     check_one_direction,
@@ -17,6 +16,7 @@ from rnnkernels._checks import (
     check_rng,
     suffixes,
 )
+from rnnkernels._checks.settings import check_count
 from rnnkernels._packed import PackedWeights
 from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, LayerGradients

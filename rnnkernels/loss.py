@@ -4,15 +4,9 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from rnnkernels._checks import (
-    check_affine,
-    check_axes,
-    check_choice,
-    check_given_float,
-    check_index_range,
-    check_labels,
-    for_kernels,
-)
+from rnnkernels._checks.arrays import check_axes, check_given_float, for_kernels
+from rnnkernels._checks.settings import check_choice
+from rnnkernels._checks.words import check_affine, check_index_range, check_labels
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty, thread_scratch
 from rnnkernels._recorder import profiled
 from rnnkernels._sequence import panel_columns, row_stride, unit_columns

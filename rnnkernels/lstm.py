@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnkernels import _recurrent, _sequence
 from rnnkernels._caches import RecurrentCache
-from rnnkernels._checks import check_peepholes
+from rnnkernels._checks.cells import check_peepholes
 from rnnkernels._recorder import profiled
 from rnnkernels._results import (
     ForwardResult,

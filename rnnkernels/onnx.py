@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _graph
-from rnnkernels._checks import (
-    check_found,
-    check_known,
-    check_model_input,
-    check_number,
-    check_operators,
-)
+from rnnkernels._checks.formats import check_found, check_known, check_model_input, check_number, check_operators
 from rnnkernels.convert._form import make_layer
 from rnnkernels.convert._onnx import from_onnx_node
 from rnnkernels.layers import Layer

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from rnnkernels import _recorder as recorder
-from rnnkernels._checks import Sizes
+from rnnkernels._checks.cells import Sizes
 from rnnkernels._costs import Cost, backward_costs, forward_costs, together
 from rnnkernels._sequence import plan_backward, plan_forward
 from rnnkernels.kernels import trace

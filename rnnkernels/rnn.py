@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
-from rnnkernels._checks import check_choice
+from rnnkernels._checks.settings import check_choice
 from rnnkernels._recorder import profiled
 from rnnkernels._results import ForwardResult, RNNState, SequenceGradients, SequenceOptions
 from rnnkernels.kernels.rnn import CELL, RELU

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnkernels._checks import check_count, check_float_dtype, check_num_threads
+from rnnkernels._checks.settings import check_count, check_float_dtype, check_num_threads
 from rnnkernels._memory import aligned_empty, aligned_zeros
 from rnnkernels._threads import available_threads
 from rnnkernels.kernels import roofline as kernels

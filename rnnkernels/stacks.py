@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_absent, check_stream_states
+from rnnkernels._checks.settings import check_absent
+from rnnkernels._checks.stacks import check_stream_states
 from rnnkernels._packed import PackedWeights
 from rnnkernels.streaming import Stream, open_stream
 

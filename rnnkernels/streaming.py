@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _sequence, lstm
-from rnnkernels._checks import check_choice, check_for_stream, check_out, check_rows, check_states
+from rnnkernels._checks.settings import check_choice
+from rnnkernels._checks.streams import check_for_stream, check_out, check_rows, check_states
 from rnnkernels._memory import aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
 from rnnkernels._threads import segments

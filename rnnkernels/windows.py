@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnkernels._checks import check_count, check_series
+from rnnkernels._checks.sequences import check_series
+from rnnkernels._checks.settings import check_count
 from rnnkernels._memory import empty
 
 

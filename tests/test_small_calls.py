@@ -5,7 +5,8 @@ import pytest
 from helpers import DTYPES, GATES, assert_same_bits, function, make_arguments
 
 import rnnkernels
-from rnnkernels import _checks, affine, embedding, loss, reference
+from rnnkernels import affine, embedding, loss, reference
+from rnnkernels._checks import arrays
 from rnnkernels.kernels.cell import cells
 
 
@@ -142,14 +143,14 @@ def test_caches__hold_the_callers_own_arrays(rng, tmp_path):
 
 def test_for_kernels__is_undone_by_as_given():
     array = np.arange(3.0)
-    assert _checks.for_kernels(array) is _checks.as_given(array) is array
+    assert arrays.for_kernels(array) is arrays.as_given(array) is array
     array.flags.writeable = False
-    alias = _checks.for_kernels(array)
+    alias = arrays.for_kernels(array)
     assert alias.flags.writeable
     assert np.shares_memory(alias, array)
-    assert _checks.as_given(alias) is array
-    assert _checks.check_floats("x", array)[0].flags.writeable
-    assert _checks.check_given_floats("x", array)[0] is array
+    assert arrays.as_given(alias) is array
+    assert arrays.check_floats("x", array)[0].flags.writeable
+    assert arrays.check_given_floats("x", array)[0] is array
 
 
 def test_backward__rejects_a_cache_that_was_changed(rng):

@@ -18,7 +18,7 @@ from numba import njit
 
 import rnnkernels
 from rnnkernels import _sequence, _threads, _tuning
-from rnnkernels._checks import Sizes
+from rnnkernels._checks.cells import Sizes
 from rnnkernels.kernels import team as kernels
 from rnnkernels.kernels.cell import cells
 from rnnkernels.kernels.trace import read_clock

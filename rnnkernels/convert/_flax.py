@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_array, check_kind, check_reset_after
+from rnnkernels._checks.formats import check_array, check_kind, check_reset_after
 from rnnkernels.convert._form import GATES, KINDS, Weights, both, cell_of, direction, make_layer, one_layer
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.layers import Layer

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import (
+from rnnkernels._checks.arrays import check_shape
+from rnnkernels._checks.cells import check_layer
+from rnnkernels._checks.formats import (
     check_array,
     check_found,
     check_gates,
     check_known,
-    check_layer,
     check_number,
     check_plain_cell,
     check_same,
-    check_shape,
 )
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.layers import GRU, LSTM, RNN, Layer

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import check_array, check_convertible, check_kind, check_number, check_same
+from rnnkernels._checks.formats import check_array, check_convertible, check_kind, check_number, check_same
 from rnnkernels.convert._form import Weights, arranged, both, direction, make_layer, one_layer, stack
 from rnnkernels.layers import Layer
 

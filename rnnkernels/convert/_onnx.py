@@ -6,15 +6,8 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _graph
-from rnnkernels._checks import (
-    check_array,
-    check_convertible,
-    check_found,
-    check_kind,
-    check_number,
-    check_same,
-    check_shape,
-)
+from rnnkernels._checks.arrays import check_shape
+from rnnkernels._checks.formats import check_array, check_convertible, check_found, check_kind, check_number, check_same
 from rnnkernels.convert._form import Weights, arranged, both, direction, directions, make_layer, one_layer
 from rnnkernels.layers import Layer
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks import (
+from rnnkernels._checks.formats import (
     check_array,
     check_convertible,
     check_found,
     check_kind,
     check_no_weight,
     check_reset_after,
-    import_extra,
 )
+from rnnkernels._checks.settings import import_extra
 from rnnkernels.convert._form import (
     Weights,
     arranged,
