@@ -414,7 +414,7 @@ def run_forward(
         data = x.reshape(rows, D), h0, track0, *matrices, biases, h, last, tape, track, places, work
         for begin, end in segments(T, plan.flops):
             arguments = onward, plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
-            team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
+            team.run(code, (*data, _new_trace(plan, end - begin)), arguments, (end - begin) * plan.flops)
     give_back(work)
     return h, last, Kept(tape, track)
 
@@ -618,7 +618,7 @@ def run_backward(
                 begin, end = max(begin, first), min(end, stop)
                 if begin < end:
                     arguments = onward, plan.packs, begin, end, first, plan.chunk, plan.blocked, plan.by_rows
-                    team.run(code, (*data, _new_trace(plan, end - begin)), arguments)
+                    team.run(code, (*data, _new_trace(plan, end - begin)), arguments, (end - begin) * plan.flops)
     give_back(work)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
 

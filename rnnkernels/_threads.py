@@ -17,8 +17,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,9 +33,12 @@ from rnnkernels._tuning import (
     REVIEW_CALLS,
     SEGMENT_FLOPS,
     THREAD_FLOPS,
+    UNSEEN_FLOPS,
     WORTH,
 )
 from rnnkernels.kernels import team as kernels
+
+R = TypeVar("R")
 
 
 class _Pool:
@@ -203,6 +207,12 @@ class Pace:
             self.rest = min(2 * self.rest, MOST_REST)
 
 
+def _let_go(pool: _Pool) -> None:
+    """Let the threads of a team sleep, and the next one have them."""
+    pool.board[kernels.AT_WORK] = 0
+    pool.free.release()
+
+
 _paces: dict[Hashable, Pace] = {}
 
 MOST_PACES = 1024
@@ -245,16 +255,62 @@ class Team:
 
     def __exit__(self, error: object = None, *_: object) -> None:
         if self._pool:
-            self._board[kernels.AT_WORK] = 0
-            self._pool.free.release()
+            _let_go(self._pool)
         if self._pace and error is None:
             self._pace.saw(self._pool is not None, self._begin_ns, time.perf_counter_ns(), self._steps)
 
-    def run(self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...]) -> None:
-        """Run `kernel(*data, team, member, *work)` with this thread as leader, member 0."""
+    def run(
+        self, kernel: Callable[..., None], data: tuple[Any, ...], work: tuple[Any, ...], flops: float = 0.0
+    ) -> None:
+        """Run `kernel(*data, team, member, *work)`, which has so many `flops`, with this thread as leader, member 0.
+
+        What is too long for an interrupt to wait for has a leader of its own. After an interrupt it goes on to its end,
+        on arrays that nobody else has, and the other threads are free then.
+        """
         if self._pool:
             self._pool.wake_up(self._others)
-        kernel(*data, self._board, 0, *work)
+        if flops < UNSEEN_FLOPS:
+            kernel(*data, self._board, 0, *work)
+            return
+        running = start(lambda: kernel(*data, self._board, 0, *work), "rnnkernels-leader")
+        with contextlib.ExitStack() as undo:  # in case of an interrupt
+            undo.callback(self._leave_to, running)
+            wait_for(running)
+            undo.pop_all()
+
+    def _leave_to(self, running: Future[None]) -> None:
+        """Let the others go when a kernel call has ended."""
+        pool, self._pool = self._pool, None
+        if pool:
+            running.add_done_callback(lambda _: _let_go(pool))
+
+
+def start(function: Callable[[], R], name: str) -> Future[R]:
+    """Run a function on a thread that ends with it and holds up no process; here, if the system starts no more."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # for whoever asks for the result
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:
+        run()
+    return future
+
+
+LOOK_SECONDS = 0.1
+"""How often a waiting thread looks for an interrupt, where the system does not wake it up for one (Windows)."""
+
+
+def wait_for(future: Future[R]) -> R:
+    """Return the result of a future, or raise its error; an interrupt is seen soon."""
+    while not wait([future], LOOK_SECONDS).done:
+        pass
+    return future.result()
 
 
 def segments(count: int, flops_each: float) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,10 @@ SEGMENT_FLOPS = 2e9
 """Work of one kernel call, at the end of which Python sees an interrupt: some 0.03 s where products reach 70 GFLOP/s,
 and less than a second where they reach 3."""
 
+UNSEEN_FLOPS = 1e10
+"""Work of a single step from which on it runs on a thread of its own, while the calling one looks for an interrupt: a
+tenth of a second and more. To start the thread takes some 0.1 ms."""
+
 THREAD_FLOPS = 1e7
 """Work that pays for one more thread: a thread that sleeps wakes up in about 0.1 ms, in which one core does 8e6."""
 

@@ -7,9 +7,10 @@ import numpy as np
 from rnnkernels import _sequence, lstm
 from rnnkernels._checks.settings import check_choice
 from rnnkernels._checks.streams import check_for_stream, check_out, check_rows, check_states
-from rnnkernels._memory import aligned_zeros, empty
+from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
-from rnnkernels._threads import segments
+from rnnkernels._threads import segments, start, wait_for
+from rnnkernels._tuning import UNSEEN_FLOPS
 from rnnkernels.kernels import nopython, passes, simd
 from rnnkernels.kernels.cell import cells
 from rnnkernels.kernels.gru import CELL as GRU
@@ -34,6 +35,8 @@ class Stream:
         _, _, base, at, end = passes.stream_regions(*shape)
         self._memory = aligned_zeros((end,), self._dtype)
         self._kernel = cell.machine_code("stream", self._dtype) if N * H > 0 else _do_nothing
+        if _sequence.step_flops(_sequence.Sizes(N, 1, D, H), cell) >= UNSEEN_FLOPS:
+            self._kernel = _interruptible(self._kernel)
         h = self._memory[base + at.h :][: N * at.h_stride].reshape(N, at.h_stride)
         track = self._memory[: N * units].reshape(N, units)
         self._states = {name: part[:, :H] for name, part in zip(cell.states, (h, track), strict=False)}
@@ -155,6 +158,18 @@ class Stream:
 
 def _do_nothing(*_: Any) -> None:
     """Kernel of a stream that has no element."""
+
+
+def _interruptible(kernel: Any) -> Any:
+    """A kernel whose single step takes so long that it runs on a thread of its own, and on a state of its own."""
+
+    def run(x: np.ndarray, weights: np.ndarray, memory: np.ndarray, *rest: Any) -> None:
+        own = aligned_empty(memory.shape, memory.dtype)
+        own[...] = memory
+        wait_for(start(lambda: kernel(x, weights, own, *rest), "rnnkernels-stream"))
+        memory[...] = own
+
+    return run
 
 
 def _reopened(
@@ -283,9 +298,10 @@ class LSTMStream(Stream):
     converted to it, float64 to float32 too. The steps have the same bits as in one call of the function for whole
     sequences, however they are divided among calls.
 
-    All runs on the calling thread, without the GIL. Streams may be used side by side, each by one thread at a time: two
+    All runs on one thread, without the GIL. Streams may be used side by side, each by one thread at a time: two
     threads in one stream do no harm but to its state. `copy.deepcopy` and `pickle` give an independent stream in the
-    same state. An interrupt (Ctrl-C) in a long block leaves the stream at a step of it.
+    same state. An interrupt (Ctrl-C) in a long block leaves the stream at a step of it; where a step takes more than a
+    tenth of a second, the one that was interrupted may still write to `out`.
 
     Examples
     --------

@@ -48,10 +48,10 @@ def whole_teams(monkeypatch):
     run, came = _threads.Team.run, []
     wait_until(lambda: _threads._pool.board[team.AWAKE] == 0)  # who listens by now does so for a short time
 
-    def run_with_all(self, kernel, data, work):
+    def run_with_all(self, kernel, data, work, flops=0.0):
         others = self._others if self._pool else 0
         wait_until_awake(self, others)
-        run(self, kernel, data, work)
+        run(self, kernel, data, work, flops)
         if others:
             came.append(int(self._board[team.LEFT]))
 
@@ -70,9 +70,9 @@ def break_up_teams(monkeypatch, whole_teams):
     run = _threads.Team.run
 
     def break_up_after(barriers):
-        def run_and_break_up(self, kernel, data, work):
+        def run_and_break_up(self, *arguments):
             self._board[team.BROKEN_UP] = barriers
-            run(self, kernel, data, work)
+            run(self, *arguments)
 
         monkeypatch.setattr(_threads.Team, "run", run_and_break_up)
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import DTYPES, GATES, assert_same_bits, function, kind, make_arguments
 
 import rnnkernels
-from rnnkernels import _threads
+from rnnkernels import _threads, streaming
 from rnnkernels.kernels import micro_kernel
 from rnnkernels.kernels.passes import STREAM_ROWS as CHUNK_ROWS
 
@@ -220,6 +220,25 @@ def test_steps__see_an_interrupt_between_segments(rng, cell, monkeypatch):
     stream._kernel = kernel
     assert calls == [(0, 7), (7, 14)]
     assert_same_bits(stream.steps(x[:, 14:]), want[:, 14:])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_long_step__has_a_thread_and_a_state_of_its_own(rng, cell, monkeypatch):
+    x, h0, *weights = make_arguments(rng, GATES[cell], 3, 4, 5, 9, np.float32)
+    want, _ = forward(cell, x, h0, *weights)
+    monkeypatch.setattr(streaming, "UNSEEN_FLOPS", 0)
+    stream = make_stream(cell, weights, h0)
+    assert_same_bits(stream.step(x[:, 0]), want[:, 0])
+    with monkeypatch.context() as patch:
+        patch.setattr(_threads, "wait", throw_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            stream.step(x[:, 1])
+    assert_same_bits(stream.h, want[:, 0])
+    assert_same_bits(stream.steps(x[:, 1:]), want[:, 1:])
+
+
+def throw_interrupt(*_):
+    raise KeyboardInterrupt
 
 
 LSTM_WEIGHTS = np.ones((3, 16)), np.ones((4, 16)), np.ones(16)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import weakref
 
@@ -380,6 +381,85 @@ def test_long_call__is_interrupted_soon():
             print(time.perf_counter() - begin < 3)
     """
     assert in_fresh_process(code) == "True"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT between processes")
+def test_long_step__is_interrupted_soon():
+    code = """
+        import _thread, threading, time
+        import numpy as np
+        import rnnkernels
+        def arguments(N, H):
+            return [np.zeros(s, np.float32) for s in ((N, H), (N, H), (N, H), (H, 4 * H), (H, 4 * H), (4 * H,))]
+        rnnkernels.lstm_step_forward(*arguments(600, 700))  # compiles what a long step takes
+        begin = time.perf_counter()
+        rnnkernels.lstm_step_forward(*arguments(3000, 1500))
+        took = time.perf_counter() - begin
+        threading.Timer(0.2, _thread.interrupt_main).start()
+        begin = time.perf_counter()
+        try:
+            rnnkernels.lstm_step_forward(*arguments(3000, 1500))
+        except KeyboardInterrupt:
+            pass
+        print(time.perf_counter() - begin < max(0.7 * took, 1))
+    """
+    assert in_fresh_process(code) == "True"
+
+
+@pytest.fixture
+def long_steps(monkeypatch):
+    """Each kernel call counts as one that takes long, and has a leader of its own."""
+    monkeypatch.setattr(_threads, "UNSEEN_FLOPS", 0)
+    leaders, start = [], _threads.start
+
+    def started(function, name):
+        leaders.append(name)
+        return start(function, name)
+
+    monkeypatch.setattr(_threads, "start", started)
+    return leaders
+
+
+@pytest.mark.parametrize("cell", DIVIDED)
+def test_long_steps__do_not_change_a_bit(long_steps, monkeypatch, cell):
+    rng = np.random.default_rng(0)
+    call, dh = arguments(rng, DIVIDED[cell], 7, 61, 5, 41, np.float32), np.ones((7, 61, 41), np.float32)
+    alone = run(cell, call, dh, 1)
+    monkeypatch.setattr(_tuning, "SEGMENT_FLOPS", 0)
+    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
+    del long_steps[:]
+    assert_same_bits(alone, run(cell, call, dh, 2))
+    assert long_steps
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_long_step__that_is_interrupted_has_the_pool_until_it_ends(pool, monkeypatch):
+    may_end = threading.Event()
+    monkeypatch.setattr(_threads, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt), _threads.Team(2) as team:
+        team.run(lambda board, member: may_end.wait(), (), (), _tuning.UNSEEN_FLOPS)
+    assert pool.free.locked()
+    may_end.set()
+    wait_until(lambda: not pool.free.locked())
+    assert pool.board[kernels.AT_WORK] == 0
+
+
+def test_long_step__fails_with_the_error_of_its_kernel(pool):
+    with pytest.raises(KeyboardInterrupt), _threads.Team(1) as team:
+        team.run(interrupt, (), (), _tuning.UNSEEN_FLOPS)
+
+
+def test_start__runs_here_if_the_system_starts_no_thread(monkeypatch):
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: throw(RuntimeError))
+    assert _threads.wait_for(_threads.start(threading.get_ident, "")) == threading.get_ident()
+
+
+def throw(error):
+    raise error
 
 
 @pytest.fixture

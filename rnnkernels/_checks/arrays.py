@@ -110,14 +110,9 @@ def for_kernels(array: np.ndarray) -> np.ndarray:
     """Return the array, or its memory as a writable one if it is read-only.
 
     Numba compiles a kernel once more for read-only arguments, and a copy could be large. The alias is for the arguments
-    of kernels only: who writes to it may end the process. A cache holds `as_given` of it.
+    of kernels only: who writes to it may end the process.
     """
     return array if array.flags.writeable else np.asarray(_WritableAlias(array))
-
-
-def as_given(array: np.ndarray) -> np.ndarray:
-    """Return the read-only array that `for_kernels` made this one of, or the array itself."""
-    return array.base.array if type(array.base) is _WritableAlias else array
 
 
 def check_axes(name: str, array: np.ndarray, symbols: str, cure: str = "") -> None:

@@ -5,23 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks.arrays import FLOAT32, FLOAT64, check_given_float, check_shape, for_kernels
+from rnnkernels._checks.arrays import FLOAT32, FLOAT64, check_given_float, check_shape
 
 
-def check_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def check_given_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Check a gradient that comes from outside; its dtype is at least that of the cache, `dtype`.
+
+    The caller's own array is returned where it fits, and may be read-only.
 
     Raises
     ------
     TypeError, ValueError
         If its dtype or shape does not fit.
     """
-    gradient = check_given_gradient(name, value, symbols, shape, dtype)
-    return for_kernels(gradient)
-
-
-def check_given_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Do as `check_gradient`, but return the caller's own array where it fits, which may be read-only."""
     gradient = check_given_float(name, value)
     if gradient.shape != shape:
         check_shape(name, gradient, symbols, shape, "the cache")
