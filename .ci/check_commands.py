@@ -100,7 +100,7 @@ TABLE = [
         statuses=(0, 1, 3),
     ),
     Row("bench", "python scripts/regression_experiment.py", "+ --help"),
-    Row("bench", "python scripts/regression_experiment.py --runs 3", "+ --help"),
+    Row("bench", "python scripts/regression_experiment.py --kernels lstm --itself 3", "+ --list"),
     # Training
     Row("train", "python scripts/demo", f"+ --seconds 4 {BRIEF}", sets_up=True),
     Row("train", "python scripts/demo --resume --seconds 600", "+ --seconds 6"),

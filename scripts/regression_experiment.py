@@ -1,30 +1,35 @@
 #!/usr/bin/env python3
-"""Show how often scripts/check_regressions.py is right: a planted slow-down, and a commit against itself.
+"""Show how often scripts/check_regressions.py is right: kernels slowed down in turn, and a commit against itself.
 
-    python scripts/regression_experiment.py                  20 + 20 runs of the check, three quarters of an hour
-    python scripts/regression_experiment.py --runs 3         a shorter one
+    python scripts/regression_experiment.py                             all kernels, and 20 runs against itself: hours
+    python scripts/regression_experiment.py --kernels lstm --itself 3   some of them
 
-In a copy of the repository, at its last commit, the forward kernel of the LSTM does the recurrent product of some steps
-twice; of how many is found by measuring, so that the benchmarks become slower by the wanted share. The result of the
-kernel stays the same. Then the check compares the slowed commit with its parent, and the parent with itself, by turns.
-It has to find the slow-down at least 19 times of 20, and to find nothing on itself at least 19 times of 20. OUT
-receives experiment.json after each run, and experiment.md.
+In a copy of the repository, at its last commit, one kernel after the other gets slower: at its end it waits until a
+tenth more time has gone by since its beginning (``--slow-down``). Its results stay the same. The check compares the
+slowed commit with its parent, with its default arguments; between these runs it compares the parent with itself, and
+times what has the same code, too. It has to find the slow-down at least 19 times of 20, and to find nothing on itself
+at least 19 times of 20, and to decide 95 % of the benchmarks then. Each run of either kind compiles nearly all kernels
+anew, once. With ``--busy 2`` two other processes are busy meanwhile. OUT receives experiment.json after each run, and
+experiment.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import itertools
 import json
-import math
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     from _machine import describe
@@ -33,25 +38,57 @@ except ModuleNotFoundError as missing:
     sys.exit(f'{missing.name} is not installed for {sys.executable}; python -m pip install -e ".[bench]" installs it.')
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNEL = Path("rnnkernels", "kernels", "passes.py")
-BENCHMARKS = r"lstm\.Sequence\.time_(forward|inference)\((single-stream|char-rnn).* 1 thread"
+KERNELS_FOLDER = Path("rnnkernels", "kernels")
 REQUIRED_SHARE = 19 / 20
-CALIBRATION_SECONDS = 100.0
+REQUIRED_DECIDED = 0.95
+
+
+class Kernel(NamedTuple):
+    """A kernel that can be slowed down."""
+
+    name: str
+    file: str
+    function: str
+    condition: str = "True"
+    """In the terms of a pass, for which cells."""
+
+
+CELLS = {
+    "rnn": "GATES == 1",
+    "lstm": "GATES == 4 and OWN == 0",
+    "gru": "GATES == 3 and OWN == 0 and LATE == 0",
+    "gru_reset_before": "LATE > 0",
+}
+PASSES = {"forward": "sequence_forward", "backward": "sequence_backward", "stream": "stream_forward"}
+KERNELS = [
+    *[
+        Kernel(f"{cell}_{name}", "passes.py", function, condition)
+        for cell, condition in CELLS.items()
+        for name, function in PASSES.items()
+    ],
+    Kernel("sigmoid", "activations.py", "sigmoid_of_array"),
+    Kernel("affine_forward", "affine.py", "affine_forward"),
+    Kernel("affine_accumulate", "affine.py", "affine_accumulate"),
+    Kernel("softmax_loss", "loss.py", "softmax_loss"),
+    Kernel("affine_scores", "loss.py", "affine_scores"),
+    Kernel("accumulate_affine_gradients", "loss.py", "accumulate_affine_gradients"),
+    Kernel("word_embedding_gather", "embedding.py", "word_embedding_gather"),
+    Kernel("word_embedding_scatter", "embedding.py", "word_embedding_scatter"),
+]
 
 
 @dataclass
 class Run:
     """One run of the check."""
 
+    kernel: str
+    """That was slowed down; none if it is empty."""
     status: int
-    slower: list[str]
-    ratios: dict[str, float]
+    slower: dict[str, float]
+    """Ratios of what was called slower."""
+    decided: float
+    """Share of the benchmarks that have a verdict."""
     seconds: float
-
-    @property
-    def mean_ratio(self) -> float:
-        """Geometric mean over the benchmarks."""
-        return math.exp(sum(map(math.log, self.ratios.values())) / len(self.ratios))
 
 
 @dataclass
@@ -61,126 +98,125 @@ class Experiment:
     arguments: dict[str, Any]
     commit: str = ""
     machine: dict[str, Any] = field(default_factory=describe)
-    repeated_share: float = 0.0
-    """Share of the steps whose recurrent product is done twice."""
-    measured: float = math.nan
-    """Ratio of times that this causes, measured apart from the runs."""
     planted: list[Run] = field(default_factory=list)
     itself: list[Run] = field(default_factory=list)
 
     @property
     def found(self) -> int:
-        """Runs that found the planted slow-down."""
+        """Runs that found the slow-down."""
         return sum(run.status == 1 for run in self.planted)
 
     @property
     def silent(self) -> int:
         """Runs that found nothing where there is nothing."""
-        return sum(run.status == 0 for run in self.itself)
+        return sum(not run.slower for run in self.itself)
+
+    @property
+    def decided(self) -> int:
+        """Those of them that decided enough benchmarks."""
+        return sum(run.decided >= REQUIRED_DECIDED for run in self.itself)
 
     @property
     def passed(self) -> bool:
         """Whether the check was right often enough."""
-        runs = self.arguments["runs"]
-        return min(self.found, self.silent) >= REQUIRED_SHARE * runs and len(self.itself) == runs
+        right = (self.found, self.planted), (self.silent, self.itself), (self.decided, self.itself)
+        return all(count >= REQUIRED_SHARE * len(runs) for count, runs in right)
 
     def markdown(self) -> str:
         """Table and conditions."""
         lines = [
-            "| comparison | runs | right | HEAD / BASE in the runs | seconds per run |",
-            "| --- | --- | --- | --- | --- |",
+            "| slowed down | status | slower | HEAD / BASE of these | decided | seconds |",
+            "| --- | --- | --- | --- | --- | --- |",
         ]
-        named = ("slow-down planted", self.planted, self.found), ("commit with itself", self.itself, self.silent)
-        for name, runs, right in named:
-            if runs:
-                ratios = sorted(run.mean_ratio for run in runs)
-                times = sorted(run.seconds for run in runs)
-                lines.append(
-                    f"| {name} | {len(runs)} | {right} | {ratios[0]:.3f} - {ratios[-1]:.3f} | "
-                    f"{times[0]:.0f} - {times[-1]:.0f} |"
-                )
+        for run in (*self.planted, *self.itself):
+            ratios = sorted(run.slower.values())
+            between = f"{ratios[0]:.2f} - {ratios[-1]:.2f}" if ratios else ""
+            lines.append(
+                f"| {run.kernel or '(itself)'} | {run.status} | {len(ratios)} | {between} | {run.decided:.0%} | "
+                f"{run.seconds:.0f} |"
+            )
         lines += [
             "",
-            f"Commit {self.commit}; `{self.arguments['bench']}`; the recurrent product of "
-            f"{100 * self.repeated_share:.0f} % of the steps done twice, which makes these benchmarks take "
-            f"{self.measured:.3f} times as long; {self.machine['processor']}, {self.machine['cpus']} CPUs.",
+            f"{self.found} of {len(self.planted)} kernels found that were {self.arguments['slow_down']:g} % slower; "
+            f"{self.silent} of {len(self.itself)} runs of a commit against itself flagged nothing, and {self.decided} "
+            f"decided at least {REQUIRED_DECIDED:.0%} of the benchmarks.",
+            f"Commit {self.commit}; {self.machine['processor']}, {self.machine['cpus']} CPUs, "
+            f"{self.arguments['busy']} busy processes beside it.",
         ]
         return "\n".join(lines) + "\n"
 
 
-def slowed(source: str, percent: int) -> str:
-    """Source of the passes with the recurrent product of `percent` % of the steps done twice.
-
-    The repetition stands at the end of the loop over strips, where its output has been read for the last time.
-    """
+def slowed(source: str, kernel: Kernel, percent: float) -> str:
+    """Source of a module of kernels in which one of them takes `percent` % longer."""
     for function in ast.parse(source).body:
-        if isinstance(function, ast.FunctionDef) and function.name == "forward_steps":
-            for loop in ast.walk(function):
-                if isinstance(loop, ast.For) and ast.unparse(loop.target) == "unit":
-                    products = [ast.unparse(node) for node in ast.walk(loop) if isinstance(node, ast.Expr)]
-                    product = next((text for text in products if text.startswith("recur(") and " row," in text), "")
-                    if product:
-                        lines = source.splitlines(keepends=True)
-                        indent = " " * loop.body[0].col_offset
-                        again = product.replace(" row,", " row + strip_column,")
-                        condition = f"if biases == 1 and (begin + s) * {percent} % 100 < {percent}:"
-                        lines.insert(loop.end_lineno or 0, f"{indent}{condition}\n{indent}    {again}\n")
-                        return "".join(lines)
-    sys.exit(f"{KERNEL} has no statement recur(...) in forward_steps: this experiment must follow it.")
+        if isinstance(function, ast.FunctionDef) and function.name == kernel.function:
+            first = function.body[1]  # after the docstring
+            lines = source.splitlines(keepends=True)
+            share = round(100 * percent)
+            end = f"""    if {kernel.condition}:
+        planted_until = planted_begin + (planted_clock() - planted_begin) * {10000 + share} // 10000
+        while planted_clock() < planted_until:
+            pass
+"""
+            begin = f"""    planted_begin = 0
+    if {kernel.condition}:
+        planted_begin = planted_clock()
+"""
+            lines.insert(function.end_lineno or 0, end)
+            lines.insert(first.lineno - 1, begin)
+            imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            lines.insert(imports[-1].end_lineno or 0, "from rnnkernels.kernels.trace import clock as planted_clock\n")
+            return "".join(lines)
+    sys.exit(f"{kernel.file} has no function {kernel.function}: this experiment must follow it.")
 
 
 class Copy:
     """A clone of the repository in which to plant."""
 
-    def __init__(self, folder: Path, prefix: list[str], bench: str) -> None:
-        self.folder, self.prefix, self.bench = folder, prefix, bench
+    def __init__(self, folder: Path, prefix: list[str], options: list[str]) -> None:
+        self.folder, self.prefix, self.options = folder, prefix, options
         _run("git", "clone", "--quiet", str(ROOT), str(folder))
         self.commit = _run("git", "-C", str(folder), "rev-parse", "HEAD").strip()
-        self._source = (folder / KERNEL).read_text(encoding="utf-8")
 
-    def plant(self, percent: int) -> str:
+    def plant(self, kernel: Kernel, percent: float) -> str:
         """Commit a slow-down; return the name of the commit."""
         _run("git", "-C", str(self.folder), "checkout", "--quiet", "--detach", self.commit)
-        (self.folder / KERNEL).write_text(slowed(self._source, percent), encoding="utf-8")
+        path = self.folder / KERNELS_FOLDER / kernel.file
+        path.write_text(slowed(path.read_text(encoding="utf-8"), kernel, percent), encoding="utf-8")
         identity = ["-c", "user.name=experiment", "-c", "user.email=experiment@localhost"]
-        message = f"{percent} % of the steps twice"
         _run(
-            "git", "-C", str(self.folder), *identity, "commit", "--quiet", "--no-verify", "--all", "--message", message
-        )
+            "git", "-C", str(self.folder), *identity, "commit", "--quiet", "--no-verify", "--all", "--message",
+            f"{kernel.name} takes {percent:g} % longer",
+        )  # fmt: skip
         return _run("git", "-C", str(self.folder), "rev-parse", "HEAD").strip()
 
-    def check(self, head: str, seconds: float, *options: str) -> Run:
-        """Run the check of the copy."""
+    def check(self, head: str, kernel: str, *options: str) -> Run:
+        """Run the check of the copy; `kernel` is what was slowed down."""
         report = self.folder / "check.json"
         report.unlink(missing_ok=True)
         script = str(self.folder / "scripts" / "check_regressions.py")
-        command = [sys.executable, script, self.commit, head, "--bench", self.bench, "--seconds", str(seconds)]
-        command += ["--time-everything", "--decided", "0"]  # what counts is whether it flags something
-        completed = subprocess.run(
-            [*self.prefix, *command, "--json", str(report), *options], capture_output=True, text=True, check=False
-        )
-        if completed.returncode not in (0, 1) or not report.exists():
+        command = [sys.executable, script, self.commit, head, "--json", str(report), *self.options, *options]
+        began = time.perf_counter()
+        completed = subprocess.run([*self.prefix, *command], capture_output=True, text=True, check=False)
+        if completed.returncode not in (0, 1, 3) or not report.exists():
             sys.exit(f"{completed.stdout}{completed.stderr}The check ended with status {completed.returncode}.")
-        found = json.loads(report.read_text(encoding="utf-8"))
-        ratios = {c["name"]: c["interval"][1] for c in found["comparisons"] if c["base"]}
-        if not ratios:
-            sys.exit(f"{seconds:g} s are too short for a round: give more --seconds.")
-        slower = [c["name"] for c in found["comparisons"] if c["verdict"] == "slower"]
-        return Run(completed.returncode, slower, ratios, found["seconds"])
+        comparisons = json.loads(report.read_text(encoding="utf-8"))["comparisons"]
+        slower = {c["name"]: c["interval"][1] for c in comparisons if c["verdict"] == "slower"}
+        verdicts = [c["verdict"] for c in comparisons]
+        decided = 1 - verdicts.count("open") / max(len(verdicts), 1)
+        return Run(kernel, completed.returncode, slower, decided, time.perf_counter() - began)
 
-    def calibrate(self, wanted: float) -> tuple[str, float, float]:
-        """Plant a slow-down of the wanted share; return the commit, the share of steps, and the ratio as measured."""
-        percent = 100
-        for _ in range(4):
-            head = self.plant(percent)
-            # A verdict that is hard to reach makes the check use its time.
-            effect = 100 * wanted if percent < 100 else 50
-            ratio = self.check(head, CALIBRATION_SECONDS, "--minimum-effect", str(effect)).mean_ratio
-            tqdm.write(f"{percent} % of the steps twice: {ratio:.3f} times as long")
-            if abs(ratio - 1 - wanted) <= 0.05 * wanted:
-                break
-            percent = min(max(round(percent * wanted / max(ratio - 1, 0.01)), 1), 100)
-        return head, percent / 100, ratio
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Keep so many processes busy."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _run(*command: str) -> str:
@@ -193,10 +229,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=20, help="runs of either kind (default: %(default)s)")
+    parser.add_argument("--kernels", default="", metavar="PATTERN", help="regular expression of kernels to slow down")
+    parser.add_argument("--list", action="store_true", help="show the kernels and do nothing")
+    parser.add_argument("--itself", type=int, default=20, help="runs of a commit against itself (default: %(default)s)")
     parser.add_argument("--slow-down", type=float, default=10, metavar="PERCENT", help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60, help="limit of a run (default: %(default)s)")
-    parser.add_argument("--bench", metavar="PATTERN", default=BENCHMARKS, help="benchmarks (default: %(default)s)")
+    parser.add_argument("--busy", type=int, default=0, help="busy processes beside it (default: %(default)s)")
+    parser.add_argument("--bench", metavar="PATTERN", default="", help="regular expression of benchmarks")
     parser.add_argument("--prefix", default="", help="words before each command, such as 'nice -n 5'")
     parser.add_argument("--out", type=Path, default=ROOT / "out", help="folder of the results (default: %(default)s)")
     return parser.parse_args()
@@ -205,6 +243,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Return 0 if the check was right often enough."""
     arguments = parse_arguments()
+    kernels = [kernel for kernel in KERNELS if re.search(arguments.kernels, kernel.name)]
+    if arguments.list:
+        print(*[kernel.name for kernel in kernels], sep="\n")
+        return 0
     experiment = Experiment({key: str(value) if key == "out" else value for key, value in vars(arguments).items()})
     arguments.out.mkdir(parents=True, exist_ok=True)
 
@@ -214,13 +256,18 @@ def main() -> int:
         (arguments.out / "experiment.md").write_text(experiment.markdown(), encoding="utf-8")
 
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        copy = Copy(Path(scratch) / "rnnkernels", shlex.split(arguments.prefix), arguments.bench)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, busy_processes(arguments.busy):
+        bench = ["--bench", arguments.bench] if arguments.bench else []
+        copy = Copy(Path(scratch) / "rnnkernels", shlex.split(arguments.prefix), bench)
         experiment.commit = copy.commit[:10]
-        slow, experiment.repeated_share, experiment.measured = copy.calibrate(arguments.slow_down / 100)
-        for _ in tqdm(range(arguments.runs), "runs", disable=None):
-            for head, runs in ((slow, experiment.planted), (copy.commit, experiment.itself)):
-                runs.append(copy.check(head, arguments.seconds))
+        pairs = itertools.zip_longest(kernels, range(arguments.itself))
+        for kernel, number in tqdm(list(pairs), "runs", disable=None):
+            if kernel is not None:
+                head = copy.plant(kernel, arguments.slow_down)
+                experiment.planted.append(copy.check(head, kernel.name))
+                save()
+            if number is not None:
+                experiment.itself.append(copy.check(copy.commit, "", "--time-everything"))
                 save()
     print(experiment.markdown())
     verdict = "was right often enough" if experiment.passed else "was NOT right often enough"
