@@ -8,6 +8,7 @@ from rnnkernels import _recurrent
 from rnnkernels import _tuning as tuning
 from rnnkernels._checks.arrays import check_given_float
 from rnnkernels._packed import PackedWeights
+from rnnkernels._pipeline import Pass
 from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, SequenceGradients
 
@@ -29,14 +30,20 @@ def forward(
 
 
 def backward(
-    family: Family, packed: PackedWeights, dh: Any, cache: Any, dstate: Any, num_threads: int | None
+    family: Family,
+    packed: PackedWeights,
+    dh: Any,
+    cache: Any,
+    dstate: Any,
+    num_threads: int | None,
+    later: list[Pass] | None = None,
 ) -> SequenceGradients:
     """Propagate gradients back through whole sequences."""
     panels = None
     if isinstance(cache, family.cache) and cache.Wx is packed.arguments["Wx"]:
         dh = dh if dh is None else in_dtype(dh, packed.dtype, "dh")
         panels = None if _is_little(packed, cache.x) else packed.backward
-    return _recurrent.backward(family, dh, cache, dstate, num_threads, panels)
+    return _recurrent.backward(family, dh, cache, dstate, num_threads, panels, later)
 
 
 def step(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...]) -> list[Any]:

@@ -14,6 +14,7 @@ from rnnkernels._checks.gradients import check_broadcast, check_dstate, check_gi
 from rnnkernels._checks.sequences import are_spans_of
 from rnnkernels._checks.settings import check_choice
 from rnnkernels._memory import borrow, empty, give_back, zeros
+from rnnkernels._pipeline import Pass
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
 from rnnkernels._sequence import Kept, SmallBackward, SmallCall
 from rnnkernels._spans import Spans, find_spans, whole_spans
@@ -96,6 +97,7 @@ def _run(
     is_step: bool,
     only_last: bool = True,
     options: Options | None = None,
+    later: list[Pass] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any, Spans | None]:
     """Check and run.
 
@@ -153,6 +155,7 @@ def _run(
             num_threads,
             packed,
             spans,
+            later=later,
         )
     if num_threads is packed is little is None:
         _remember(family, checked.sizes, keep_cache, None if is_step else only_last, arguments)
@@ -301,8 +304,13 @@ def forward(
     outputs: str = "all",
     checkpoint_every: int | None = None,
     memory_budget: int | None = None,
+    later: list[Pass] | None = None,
 ) -> ForwardResult[Any, Any]:
-    """Run a forward pass over sequences; `states` are those before the first step, None for zero."""
+    """Run a forward pass over sequences; `states` are those before the first step, None for zero.
+
+    Given a list `later` and `num_threads` 1, a plain pass is put off: it goes there, and the result is filled when it
+    runs, but for the h of the last step alone.
+    """
     options = None
     if lengths is not None or reverse or resets is not None:
         options = Options((lengths, reverse, resets), None)
@@ -314,7 +322,7 @@ def forward(
         options = Options(None if options is None else options.spans, little)
     names = STATE_NAMES[family.cell.states]
     h, last, track, _, cache, spans = _run(
-        family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, options
+        family, names, x, states, Wx, Wh, biases, keep_cache, num_threads, packed, False, only_last, options, later
     )
     if spans is not None:
         last = spans.final(last)
@@ -401,9 +409,15 @@ def _remember_backward(
 
 
 def backward(
-    family: Family, dh: Any, cache: Any, dstate: Any, num_threads: int | None, packed: Any = None
+    family: Family,
+    dh: Any,
+    cache: Any,
+    dstate: Any,
+    num_threads: int | None,
+    packed: Any = None,
+    later: list[Pass] | None = None,
 ) -> SequenceGradients:
-    """Propagate gradients back through sequences."""
+    """Propagate gradients back through sequences; with `later` as in `forward`."""
     cell = family.cell
     is_plain = (
         type(cache) is family.cache
@@ -456,6 +470,7 @@ def backward(
         spans,
         cache.checkpoints,
         cache.own,
+        later,
     )
     shapes, first = cache.shapes or (None,) * 3, [found.dh0, found.dtrack0][: len(cell.states)]
     given_dh = dlast if dh is None else dh

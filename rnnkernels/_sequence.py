@@ -13,6 +13,7 @@ from rnnkernels import _tuning as tuning
 from rnnkernels._checks.arrays import for_kernels
 from rnnkernels._checks.cells import Sizes
 from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back, zeros
+from rnnkernels._pipeline import Pass
 from rnnkernels._spans import Spans, whole_places, whole_spans
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS
@@ -368,11 +369,12 @@ def run_forward(
     packed: Sequence[np.ndarray] | None = None,
     spans: Spans | None = None,
     h: np.ndarray | None = None,
+    later: list[Pass] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Kept]:
     """Run a forward pass from `h0` and the first tracked state, on weights that may have been packed before.
 
     Where there are `spans`, they are the sequences of `sizes` and of the states. The hidden states go to `h` if it is
-    given.
+    given. With `later` the pass goes there instead, and arrays are filled when it runs; on one thread only.
 
     Returns
     -------
@@ -412,11 +414,32 @@ def run_forward(
                 packed = pack(team, layout.pack_columns, weights, len(cell.gates), panels)
             matrices = packed
         data = x.reshape(rows, D), h0, track0, *matrices, biases, h, last, tape, track, places, work
-        for begin, end in segments(T, plan.flops):
+
+        def run(begin: int, end: int) -> None:
             arguments = onward, plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
             team.run(code, (*data, _new_trace(plan, end - begin)), arguments, (end - begin) * plan.flops)
-    give_back(work)
+            if end == T:
+                give_back(work)
+
+        if later is not None:
+            steps = forward_block(plan, T)
+            blocks = [(begin, min(begin + steps, T)) for begin in range(0, T, steps)]
+            later.append(Pass(run, blocks, 0))
+        else:
+            for begin, end in segments(T, plan.flops):
+                run(begin, end)
     return h, last, Kept(tape, track)
+
+
+def forward_block(plan: Plan, T: int) -> int:
+    """Steps of a block of a pass that another one waits for; no result depends on it."""
+    least = max(T / tuning.OVERLAP_BLOCKS, tuning.OVERLAP_BLOCK_FLOPS / max(plan.flops, 1))
+    return min(math.ceil(least), max(int(tuning.SEGMENT_FLOPS / max(plan.flops, 1)), 1))
+
+
+def backward_block(plan: Plan, _: int) -> int:
+    """The same for a backward pass: whole chunks, which sums go over."""
+    return plan.chunk * math.ceil(tuning.OVERLAP_BLOCK_FLOPS / (plan.chunk * max(plan.flops, 1)))
 
 
 def _new_trace(plan: Plan, steps: int) -> np.ndarray:
@@ -554,12 +577,14 @@ def run_backward(
     spans: Spans | None = None,
     checkpoints: Checkpoints | None = None,
     own: np.ndarray | None = None,
+    later: list[Pass] | None = None,
 ) -> Gradients:
     """Run a backward pass from the last step to the first.
 
     `dh` (N, T, H), or (N, H) for a step, and `dstate`, a gradient (N, H) of each state after the last step, may be
     None, which is zero. Where there are `spans`, they are the sequences of `sizes` and of the states. With
-    `checkpoints` the forward pass runs again, block by block. `own` is the bias that row functions read.
+    `checkpoints` the forward pass runs again, block by block. `own` is the bias that row functions read. With
+    `later` as `run_forward`, without checkpoints.
     """
     dtype = x.dtype
     N, T, D, H = sizes
@@ -596,6 +621,7 @@ def run_backward(
         and not plan.packs
         and not recorder.listeners
         and T * plan.flops < tuning.SEGMENT_FLOPS
+        and later is None
     ):
         division = ALONE, 0, onward, False, 0, T, 0, plan.chunk, plan.blocked, False
         code(x.reshape(count, D), h0, *weights, *kept, *last, recorder.NO_TRACE, *division)
@@ -614,12 +640,23 @@ def run_backward(
                     packed = pack(team, layout.pack_transposed, weights, len(cell.gates), panels)
                 matrices = packed
             data = x.reshape(count, D), before, *matrices, *kept_there, *last
-            for begin, end in reversed(list(segments(T, plan.flops))):
+
+            def run(begin: int, end: int, team: Team = team, data: Any = data, first: int = first) -> None:
+                arguments = onward, plan.packs, begin, end, first, plan.chunk, plan.blocked, plan.by_rows
+                team.run(code, (*data, _new_trace(plan, end - begin)), arguments, (end - begin) * plan.flops)
+                if begin == 0:
+                    give_back(work)
+
+            parts = reversed(list(segments(T, plan.flops)))
+            if later is not None:  # a chunk reads the gradient of the step before it
+                length = backward_block(plan, T)
+                ends = [(begin, stop) for begin, end in parts for stop in range(end, begin, -length)]
+                later.append(Pass(run, [(max(stop - length, begin), stop) for begin, stop in ends], 1))
+                break
+            for begin, end in parts:
                 begin, end = max(begin, first), min(end, stop)
                 if begin < end:
-                    arguments = onward, plan.packs, begin, end, first, plan.chunk, plan.blocked, plan.by_rows
-                    team.run(code, (*data, _new_trace(plan, end - begin)), arguments, (end - begin) * plan.flops)
-    give_back(work)
+                    run(begin, end)
     return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
 
 

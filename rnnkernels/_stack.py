@@ -1,29 +1,42 @@
-"""Layers on layers, in one direction or two: composed of what `_direction` does, with dropout in between."""
+"""Layers on layers, in one direction or two: composed of what `_direction` does, with dropout in between.
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+Two directions run side by side, and two layers of one direction overlap, on two threads where that pays. Layers overlap
+on whole sequences only: with lengths, resets or checkpoints, and while somebody profiles, they run one after the other.
+Layers that overlap have all their outputs, or gradients, at the same time, also where there is no cache.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from rnnkernels import _direction, _sequence
+from rnnkernels import _recorder as recorder
+from rnnkernels import _tuning as tuning
 from rnnkernels._checks.arrays import check_axes
 from rnnkernels._checks.cells import Sizes
 from rnnkernels._checks.gradients import check_given_gradient
 from rnnkernels._checks.layers import check_one_direction, suffixes
 from rnnkernels._checks.settings import check_choice, check_count
 from rnnkernels._checks.stacks import check_stack_cache, check_stack_dstate, check_stack_state, check_step_state
+from rnnkernels._memory import empty
 from rnnkernels._packed import PackedWeights
+from rnnkernels._pipeline import Pass, run_passes
 from rnnkernels._recurrent import STATE_NAMES, Family, sum_to
 from rnnkernels._results import ForwardResult, LayerGradients
-from rnnkernels._threads import threads_for
+from rnnkernels._spans import whole_spans
+from rnnkernels._threads import second_thread, side_by_side, threads_for
 from rnnkernels.kernels.simd import LANES
 from rnnkernels.stacks import StackCache
 
-R = TypeVar("R")
+OVERLAPS: dict[str, tuple[Callable[..., _sequence.Plan], Callable[[_sequence.Plan, int], int], int]] = {
+    "forward": (_sequence.plan_forward, _sequence.forward_block, 0),
+    "backward": (_sequence.plan_backward, _sequence.backward_block, 1),
+}
+"""How to make a plan, how many steps a block has, and how many blocks a layer must be ahead beside the one it is at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,36 +94,42 @@ class Stack:
         (N, T, _), count, family = x.shape, len(self.parts), self.family
         names, shape = STATE_NAMES[family.cell.states], (count, N, self.parts[0].H)
         given = [check_stack_state(name, state, shape) for name, state in zip(names, states, strict=True)]
-        caches, last, masks = [], [], []
-        for layer in range(self.layers):
-            first = layer * self.directions
-            wanted = outputs if layer == self.layers - 1 else "all"
+        kind = ("forward", keep_cache) if all(option is None for option in options.values()) else None
+        caches, make_last, masks = [], [], []
+        with self._overlapping(kind, N, T, num_threads) as (threads, later):
+            for layer in range(self.layers):
+                first = layer * self.directions
+                wanted = outputs if layer == self.layers - 1 else "all"
 
-            def run(
-                direction: int, threads: int | None, first: int = first, x: np.ndarray = x, wanted: str = wanted
-            ) -> Any:
-                part = first + direction
-                of_part = tuple([None if state is None else state[part] for _, state in given])
-                return _direction.forward(
-                    family,
-                    self.parts[part],
-                    x,
-                    of_part,
-                    keep_cache,
-                    threads,
-                    reverse=direction == 1,
-                    outputs=wanted,
-                    **options,
-                )
+                def run(
+                    direction: int, own_threads: int | None, first: int = first, x: np.ndarray = x, wanted: str = wanted
+                ) -> Any:
+                    part = first + direction
+                    of_part = tuple([None if state is None else state[part] for _, state in given])
+                    return _direction.forward(
+                        family,
+                        self.parts[part],
+                        x,
+                        of_part,
+                        keep_cache,
+                        own_threads,
+                        reverse=direction == 1,
+                        outputs=wanted,
+                        later=later,
+                        **options,
+                    )
 
-            results = self._each_direction(run, _sequence.plan_forward, first, N, T, num_threads)
-            caches += [result.cache for result in results]
-            last += [result.state for result in results]
-            x = results[0].h if self.directions == 1 else np.concatenate([result.h for result in results], axis=-1)
-            if layer < self.layers - 1:
-                masks.append(None if rng is None or self.dropout == 0 else self._draw_mask(rng, x.shape))
-                if masks[-1] is not None:
-                    x = _dropped(x, masks[-1], self.dropout)
+                results = self._each_direction(run, _sequence.plan_forward, first, N, T, threads, kind)
+                caches += [result.cache for result in results]
+                make_last += [result.make_state for result in results]
+                x = results[0].h if self.directions == 1 else np.concatenate([result.h for result in results], axis=-1)
+                if layer < self.layers - 1:
+                    masks.append(None if rng is None or self.dropout == 0 else self._draw_mask(rng, x.shape))
+                    if masks[-1] is not None:
+                        x = _dropped(x, masks[-1], self.dropout, later)
+        last = [make() for make in make_last]
+        if self.directions == 1 and outputs == "last":
+            x = last[-1][0]
         shapes = tuple([of_given for of_given, _ in given])
         cache = StackCache(tuple(caches), tuple(masks), self.directions, self.dropout, shapes) if keep_cache else None
         result: ForwardResult[Any, Any] = ForwardResult((x, cache))
@@ -133,21 +152,29 @@ class Stack:
         states = family.cell.states
         last = check_stack_dstate(states, dstate, (len(self.parts), N, H))
         found: list[Any] = [None] * len(self.parts)
-        for layer in reversed(range(self.layers)):
-            first = layer * self.directions
+        turned = whole_spans(N, T, True) if self.directions == 2 else None
+        is_plain = all(
+            part.checkpoints is None and (part.spans is None or part.spans is turned) for part in cache.parts
+        )
+        kind = ("backward",) if is_plain else None
+        with self._overlapping(kind, N, T, num_threads) as (threads, later):
+            for layer in reversed(range(self.layers)):
+                first = layer * self.directions
 
-            def run(direction: int, threads: int | None, first: int = first, dh: Any = dh) -> Any:
-                part = first + direction
-                own = dh if dh is None else dh[..., direction * H : (direction + 1) * H]
-                of_part = tuple([None if gradient is None else gradient[part] for gradient in last])
-                return _direction.backward(family, self.parts[part], own, cache.parts[part], of_part, threads)
+                def run(direction: int, own_threads: int | None, first: int = first, dh: Any = dh) -> Any:
+                    part = first + direction
+                    own = dh if dh is None else dh[..., direction * H : (direction + 1) * H]
+                    of_part = tuple([None if gradient is None else gradient[part] for gradient in last])
+                    return _direction.backward(
+                        family, self.parts[part], own, cache.parts[part], of_part, own_threads, later
+                    )
 
-            found[first : first + self.directions] = self._each_direction(
-                run, _sequence.plan_backward, first, N, T, num_threads
-            )
-            dh = found[first].dx if self.directions == 1 else found[first].dx + found[first + 1].dx
-            if layer > 0 and cache.masks[layer - 1] is not None:
-                dh = _dropped(dh, cache.masks[layer - 1], cache.dropout)
+                found[first : first + self.directions] = self._each_direction(
+                    run, _sequence.plan_backward, first, N, T, threads, kind
+                )
+                dh = found[first].dx if self.directions == 1 else found[first].dx + found[first + 1].dx
+                if layer > 0 and cache.masks[layer - 1] is not None:
+                    dh = _dropped(dh, cache.masks[layer - 1], cache.dropout, later)
         gradients = {
             name + suffix: gradient
             for suffix, part, result in zip(self.suffixes, self.parts, found, strict=True)
@@ -169,6 +196,46 @@ class Stack:
             x = following[-1][0]
         return self.family.state(*[np.stack(each) for each in zip(*following, strict=True)])
 
+    @contextlib.contextmanager
+    def _overlapping(
+        self, kind: tuple[Any, ...] | None, N: int, T: int, num_threads: int | None
+    ) -> Iterator[tuple[int | None, list[Pass] | None]]:
+        """Threads that each pass of a `with` block may have, and a list to put them off to, if there is to be one.
+
+        At the end of the block these run, two layers at a time. `kind` begins with the direction, or is None if passes
+        are not over whole sequences or keep checkpoints; then layers run one after the other.
+        """
+        if kind is None or self.directions == 2 or not self._can_overlap(kind[0], N, T, num_threads):
+            yield num_threads, None
+            return
+        with second_thread(self._kind(kind, 0, N, T)) as has_second:
+            later: list[Pass] | None = [] if has_second else None
+            yield 1, later
+            if later:
+                run_passes(later)
+
+    def _kind(self, kind: tuple[Any, ...] | None, first: int, N: int, T: int) -> tuple[Any, ...] | None:
+        """What calls have in common whose time is the same, from a part of the stack on."""
+        if kind is None:
+            return None
+        part = self.parts[first]
+        return *kind, part.cell.key, N, T, part.D, part.H, part.dtype, len(self.parts) - first, self.directions
+
+    def _can_overlap(self, direction: str, N: int, T: int, num_threads: int | None) -> bool:
+        """Whether two layers at a time are a better use of two threads than teams are, and nobody profiles."""
+        sizes = [Sizes(N, T, part.D, part.H) for part in self.parts]
+        of_step = [_sequence.step_flops(each, self.family.cell) for each in sizes]
+        whole, most = sum(of_step), max(of_step)
+        if T * whole < tuning.OVERLAP_FLOPS or most > tuning.OVERLAP_STEP_FLOPS or recorder.listeners:
+            return False
+        make_plan, find_steps, ahead = OVERLAPS[direction]
+        plans = [make_plan(self.family.cell, each, self.dtype, num_threads, True) for each in sizes]
+        if threads_for(T * whole, 2, num_threads) < 2 or any(plan.threads > 2 or plan.by_rows for plan in plans):
+            return False
+        steps = max(find_steps(plan, T) for plan in plans)
+        longest = max(whole / 2, most) + (1 + ahead) * min(steps / T, 1) * most
+        return whole >= tuning.OVERLAP_GAIN * longest
+
     def _each_direction(
         self,
         run: Callable[[int, int | None], Any],
@@ -177,6 +244,7 @@ class Stack:
         N: int,
         T: int,
         num_threads: int | None,
+        kind: tuple[Any, ...] | None,
     ) -> list[Any]:
         """Call `run` with the number of each direction and its `num_threads`; two at once where that pays.
 
@@ -188,7 +256,8 @@ class Stack:
         packed = self.parts[first]
         plan = make_plan(packed.cell, Sizes(N, T, packed.D, packed.H), packed.dtype, num_threads, True)
         if plan.threads <= 2 and threads_for(2 * T * plan.flops, 2, num_threads) == 2:
-            return side_by_side(lambda: run(0, 1), lambda: run(1, 1))
+            with second_thread(self._kind(kind, first, N, T)) as has:
+                return side_by_side(lambda: run(0, 1), lambda: run(1, 1)) if has else [run(0, 1), run(1, 1)]
         return [run(0, num_threads), run(1, num_threads)]
 
     def _draw_mask(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -197,28 +266,17 @@ class Stack:
         return rng.random((N, 1 if self.variational else T, H), np.float32) >= self.dropout
 
 
-def _dropped(array: np.ndarray, mask: np.ndarray, dropout: float) -> np.ndarray:
-    """What a mask leaves, scaled so that its mean stays; of gradients, too."""
-    array = array * mask
-    array *= array.dtype.type(1 / (1 - dropout))
-    return array
+def _dropped(array: np.ndarray, mask: np.ndarray, dropout: float, later: list[Pass] | None) -> np.ndarray:
+    """What a mask leaves, scaled so that its mean stays; of gradients, too. Of a pass that was put off, as it runs."""
+    left, factor = empty(array.shape, array.dtype), array.dtype.type(1 / (1 - dropout))
 
+    def drop(begin: int, end: int) -> None:
+        part = left[:, begin:end]
+        np.multiply(array[:, begin:end], mask if mask.shape[1] == 1 else mask[:, begin:end], out=part)
+        part *= factor
 
-def side_by_side(first: Callable[[], R], second: Callable[[], R]) -> list[R]:
-    """Run two functions at once, the second one on a thread that ends with it; without one, both in turn.
-
-    An interrupt of the first leaves the second to end by itself: threads never hold up the end of a process.
-    """
-    future: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(second())
-        except BaseException as error:  # for whoever asks for the result
-            future.set_exception(error)
-
-    try:
-        threading.Thread(target=run, name="rnnkernels-reverse", daemon=True).start()
-    except RuntimeError:  # the system starts no more threads
-        run()
-    return [first(), future.result()]
+    if later is None:
+        drop(0, array.shape[1])
+    else:
+        later.append(later.pop().before(drop))
+    return left

@@ -3,8 +3,9 @@
 A small pool of Python threads runs kernels that have released the GIL; nothing of Numba's or a BLAS's own threading is
 used. A call wakes them up when it starts, so that they are awake when it has packed its weights and leads them into the
 kernel (see `rnnkernels.kernels.team`). After each kernel they listen for the next one for a moment before they go to
-sleep, so that calls that follow one another find them awake. While one call uses the pool, concurrent calls run on
-their own thread alone, so that there are no more busy threads than asked for and callers.
+sleep, so that calls that follow one another find them awake. Where two parts of a call need not meet at each step, one
+of them runs on such a thread as a whole. While one call uses the pool, concurrent calls run on their own thread alone,
+so that there are no more busy threads than asked for and callers.
 
 Whether more threads are worth their processors depends on the machine, and on what else it does at the moment. So each
 kind of call has a `Pace`: calls of a kind that have gained too little by a team go on alone for a while.
@@ -45,28 +46,34 @@ class _Pool:
     """Threads that take part in the kernels of teams; they are started when first needed, and end with the process.
 
     They share one board. A thread that is awake listens to it inside a kernel, without the GIL; one that has gone to
-    sleep waits in a queue.
+    sleep waits in a queue for what to do.
     """
 
     def __init__(self) -> None:
         self.free = threading.Lock()
-        self.queue: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.count = 0
         self.board = np.zeros(kernels.BARRIERS + kernels.MOST_MEMBERS * kernels.WORDS, np.int64)
 
     def wake_up(self, others: int) -> None:
         """Have at least so many threads listen soon; nothing waits for them."""
-        with contextlib.suppress(RuntimeError):  # the system starts no more threads: those that there are will do
+        self.start_threads(others)
+        for _ in range(min(others, self.count) - self.board[kernels.AWAKE] - self.queue.qsize()):
+            self.queue.put(self._listen)
+
+    def start_threads(self, others: int) -> None:
+        """Have at least so many threads if the system starts them: those that there are will do."""
+        with contextlib.suppress(RuntimeError):
             while self.count < others:
                 threading.Thread(target=self._work, name=f"rnnkernels-{self.count}", daemon=True).start()
                 self.count += 1
-        for _ in range(min(others, self.count) - self.board[kernels.AWAKE] - self.queue.qsize()):
-            self.queue.put(None)
 
     def _work(self) -> None:
         while True:
-            self.queue.get()
-            kernels.listen(self.board, kernels.IDLE_TURNS, kernels.BUSY_TURNS)
+            self.queue.get()()
+
+    def _listen(self) -> None:
+        kernels.listen(self.board, kernels.IDLE_TURNS, kernels.BUSY_TURNS)
 
 
 _pool = _Pool()
@@ -218,6 +225,13 @@ _paces: dict[Hashable, Pace] = {}
 MOST_PACES = 1024
 
 
+def _pace_of(kind: Hashable, threads: int) -> Pace | None:
+    pace = _paces.get((kind, threads))
+    if pace is None and len(_paces) < MOST_PACES:
+        pace = _paces[kind, threads] = Pace()
+    return pace
+
+
 class Team:
     """The calling thread and up to `threads - 1` others, for the kernel calls of a `with` block.
 
@@ -232,9 +246,7 @@ class Team:
         self._pace: Pace | None = None
         self._begin_ns = 0
         if threads > 1 and kind is not None:
-            self._pace = _paces.get((kind, threads))
-            if self._pace is None and len(_paces) < MOST_PACES:
-                self._pace = _paces[kind, threads] = Pace()
+            self._pace = _pace_of(kind, threads)
 
     def __enter__(self) -> "Team":
         pool, wants_others = _pool, self._others > 0
@@ -288,18 +300,20 @@ class Team:
 def start(function: Callable[[], R], name: str) -> Future[R]:
     """Run a function on a thread that ends with it and holds up no process; here, if the system starts no more."""
     future: Future[R] = Future()
+    try:
+        threading.Thread(target=_run_for, args=(future, function), name=name, daemon=True).start()
+    except RuntimeError:
+        _run_for(future, function)
+    return future
 
-    def run() -> None:
+
+def _run_for(future: Future[R], function: Callable[[], R]) -> None:
+    """Run what a future is of, unless it was cancelled."""
+    if future.set_running_or_notify_cancel():
         try:
             future.set_result(function())
         except BaseException as error:  # for whoever asks for the result
             future.set_exception(error)
-
-    try:
-        threading.Thread(target=run, name=name, daemon=True).start()
-    except RuntimeError:
-        run()
-    return future
 
 
 LOOK_SECONDS = 0.1
@@ -311,6 +325,42 @@ def wait_for(future: Future[R]) -> R:
     while not wait([future], LOOK_SECONDS).done:
         pass
     return future.result()
+
+
+@contextlib.contextmanager
+def second_thread(kind: Hashable) -> Iterator[bool]:
+    """Whether a `with` block that is to have no teams has a thread beside the calling one, for `side_by_side`.
+
+    `kind` is equal for blocks that take as long as one another, and None for others, of which nothing is learnt.
+    """
+    pool, begin_ns = _pool, time.perf_counter_ns()
+    pace = None if kind is None else _pace_of(kind, 2)
+    wants = pace is None or pace.wants_team(begin_ns)
+    has = wants and pool.free.acquire(blocking=False)
+    try:
+        yield has
+    finally:
+        if has:
+            pool.free.release()
+    if pace is not None:
+        pace.saw(has, begin_ns, time.perf_counter_ns())
+
+
+def side_by_side(first: Callable[[], R], second: Callable[[], R]) -> list[R]:
+    """Run two functions at once, in a block that has a `second_thread`; in turn if that is late or cannot start.
+
+    An interrupt of the first leaves the second to end by itself: threads never hold up the end of a process.
+    """
+    future: Future[R] = Future()
+
+    _pool.start_threads(1)
+    if _pool.count:
+        _pool.queue.put(lambda: _run_for(future, second))
+    try:
+        result = first()
+    finally:
+        is_late = future.cancel()
+    return [result, second() if is_late else wait_for(future)]
 
 
 def segments(count: int, flops_each: float) -> Iterator[tuple[int, int]]:

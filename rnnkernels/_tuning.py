@@ -55,6 +55,19 @@ LEAST_REST, MOST_REST, MOST_REST_NS = 20, 1280, 10_000_000_000
 most 10 s. Beside six busy processes on two processors, loops of calls on two threads took 1.02 to 1.12 and 1.15 to 1.20
 times as long as on one in the mean, at 1, 300, 256, 256 and 4, 150, 128, 128 (LSTM inference, float32)."""
 
+OVERLAP_FLOPS, OVERLAP_STEP_FLOPS, OVERLAP_GAIN = 1e8, 8e5, 1.5
+"""Work of a forward pass of a stack from which on two layers of it overlap on two threads, also backward; most work of
+a forward step of a layer, above which teams are as fast or faster; and how many times as fast it has to be if blocks
+take as long as their work says. Two layers of an LSTM at N, T, D, H = 1, T, 64, 64 were 1.08, 1.22, 1.35 times as fast
+as on one thread with T = 300, 600, 1200 (39, 79, 157 MFLOP). At 1, 1400, 160, 160; 1, 1400, 224, 224; 1, 1300, 256, 256
+they were 1.38, 1.30, 1.06 times as fast as with teams, backward 1.02, 0.96, 1.06 times. Backward passes in two chunks
+(1, 500, 64, 128) were 0.86 to 0.95 times as fast as on one thread, in eight (2, 1000, 32, 128) 1.14 to 1.48 times
+(medians of interleaved calls, float32, two processors of an Intel Xeon)."""
+
+OVERLAP_BLOCKS, OVERLAP_BLOCK_FLOPS = 16, 4e6
+"""Most blocks of a forward pass, and least work of a block: seven stacks were 1.36 to 1.78, 1.37 to 1.69, 1.25 to 1.68
+times as fast as on one thread with 8, 16, 32 blocks; 1e6 and 8e6 were like 4e6."""
+
 REVIEW_CALLS = 64
 """One call of so many is alone, to see what that takes; not tuned."""
 

@@ -7,13 +7,14 @@ import os
 import pickle
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 from helpers import DTYPES, GATES, assert_same_bits, function, kind, numerical_gradient
 
 import rnnkernels
-from rnnkernels import _stack, _threads
+from rnnkernels import _pipeline, _stack, _threads, _tuning
 from rnnkernels.kernels.cell import cells
 
 KINDS = {cell: kind(rnnkernels, cell) for cell in GATES}
@@ -214,49 +215,222 @@ def test_first_state__broadcasts_and_its_gradient_has_its_shape(rng, shape):
         np.testing.assert_allclose(np.reshape(got, want_sum.shape), want_sum, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("T", "side"), [(4, False), (40, True)])
-@pytest.mark.parametrize("cell", KINDS)
-def test_directions__side_by_side_have_the_same_bits(rng, monkeypatch, cell, T, side):
-    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1e5 if side else 1e9)
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """Names of the threads of each pair that ran side by side; whoever is first waits for the other."""
     names = []
-    run = _stack.side_by_side
 
-    def note(first, second):
-        names.append([])
+    def run_and_note(first, second):
+        here, both = [], threading.Barrier(2, timeout=60)
+        names.append(here)
 
         def noting(work):
-            names[-1].append(threading.current_thread().name)
+            here.append(threading.current_thread().name)
+            both.wait()
             return work()
 
-        return run(lambda: noting(first), lambda: noting(second))
+        return _threads.side_by_side(lambda: noting(first), lambda: noting(second))
 
-    monkeypatch.setattr(_stack, "side_by_side", note)
+    for module in (_stack, _pipeline):
+        monkeypatch.setattr(module, "side_by_side", run_and_note)
+    return names
+
+
+def results_of(layer, x, states, dh, dstate, num_threads, outputs="all", seed=None):
+    """All that a stack computes, forward without a cache and with one, and backward."""
+
+    def run(**options):
+        rng = None if seed is None else np.random.default_rng(seed)
+        return layer.forward(x, **states, rng=rng, outputs=outputs, num_threads=num_threads, **options)
+
+    alone, result = run(keep_cache=False), run()
+    found = layer.backward(dh, result.cache, dstate=dstate, num_threads=num_threads)
+    first = [getattr(found, f"d{name}") for name in states]
+    masks = [mask for mask in result.cache.masks if mask is not None]
+    return [alone.h, *alone.state, result.h, *result.state, found.dx, *first, *found.gradients.values(), *masks]
+
+
+@pytest.mark.parametrize(("T", "side"), [(4, False), (40, True)])
+@pytest.mark.parametrize("cell", KINDS)
+def test_directions__side_by_side_have_the_same_bits(rng, monkeypatch, side_by_side, cell, T, side):
+    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1e5 if side else 1e9)
     layer = make_stack(rng, cell, D=20, H=17, both=True, dtype=np.float32)
-    x, states, dh, dstate = make_problem(rng, layer, N=3, T=T, D=20, H=17)
-    results = []
-    for num_threads in (1, 2):
-        result = layer.forward(x, **states, num_threads=num_threads)
-        gradients = layer.backward(dh, result.cache, dstate=dstate, num_threads=num_threads)
-        results.append([result.h, *result.state, gradients.dx, gradients.dh0, *gradients.gradients.values()])
-    for one, two in zip(*results, strict=True):
+    problem = make_problem(rng, layer, N=3, T=T, D=20, H=17)
+    for one, two in zip(*(results_of(layer, *problem, num_threads) for num_threads in (1, 2)), strict=True):
         assert_same_bits(two, one)
     main = threading.current_thread().name
-    assert [sorted(pair) for pair in names] == [sorted([main, "rnnkernels-reverse"])] * (4 if side else 0)
+    assert [sorted(pair) for pair in side_by_side] == [sorted([main, "rnnkernels-0"])] * (6 if side else 0)
 
 
-def test_directions__run_in_turn_where_no_thread_can_start(monkeypatch):
+def test_directions__that_gain_nothing_by_two_threads_run_in_turn_for_a_while(rng, monkeypatch, side_by_side):
+    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1.0)
+    monkeypatch.setattr(_threads, "MOST_PACES", 1024)
+    monkeypatch.setattr(_threads, "_paces", {})
+    monkeypatch.setattr(_threads, "WORTH", 1e9)
+    layer = make_stack(rng, "gru", layers=1, both=True)
+    x, *_ = make_problem(rng, layer)
+    for _ in range(15):
+        layer.forward(x, num_threads=2)
+    assert 2 <= len(side_by_side) < 10
+    count = len(side_by_side)
+    for _ in range(3):  # of calls whose lengths differ nothing is learnt
+        layer.forward(x, lengths=[6, 5, 3, 1], num_threads=2)
+    assert len(side_by_side) == count + 3
+
+
+def test_side_by_side__runs_in_turn_where_no_thread_can_start(monkeypatch):
     def refuse(_):
         raise RuntimeError("can't start new thread")
 
+    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert _stack.side_by_side(lambda: 1, lambda: 2) == [1, 2]
+    assert _threads.side_by_side(lambda: 1, lambda: 2) == [1, 2]
+    assert _threads._pool.queue.empty()
 
 
-def test_directions__an_error_in_either_reaches_the_caller():
+def test_side_by_side__does_not_wait_for_a_thread_that_is_busy(monkeypatch):
+    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
+    busy = threading.Event()
+    _threads._pool.queue.put(busy.wait)
+    assert _threads.side_by_side(lambda: 1, threading.get_ident) == [1, threading.get_ident()]
+    busy.set()
+
+
+def test_side_by_side__an_error_in_either_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
-        _stack.side_by_side(lambda: 1, lambda: 1 // 0)
+        _threads.side_by_side(lambda: 1, lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        _stack.side_by_side(lambda: 1 // 0, lambda: 1)
+        _threads.side_by_side(lambda: 1 // 0, lambda: 1)
+    assert _threads.side_by_side(lambda: 1, lambda: 2) == [1, 2]
+
+
+@pytest.fixture
+def overlapping(monkeypatch, side_by_side):
+    """A function that lets all stacks overlap that can, in many blocks, or none; names as of `side_by_side`."""
+    monkeypatch.setattr(_tuning, "OVERLAP_GAIN", 0)
+    monkeypatch.setattr(_tuning, "OVERLAP_BLOCK_FLOPS", 1)
+    monkeypatch.setattr(_tuning, "BACKWARD_CHUNK_ROWS", 12)
+    monkeypatch.setattr(_threads, "THREAD_FLOPS", 1e-3)
+
+    def overlap(wanted):
+        monkeypatch.setattr(_tuning, "OVERLAP_FLOPS", 0 if wanted else 1e99)
+        return side_by_side
+
+    monkeypatch.setattr(_tuning, "THREAD_ROWS", 1000)
+    return overlap
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("outputs", ["all", "last"])
+@pytest.mark.parametrize("dropout", [None, "each step", "variational"])
+@pytest.mark.parametrize(("layers", "N", "T"), [(2, 1, 100), (3, 3, 41), (5, 4, 9), (2, 2, 1)])
+@pytest.mark.parametrize("cell", KINDS)
+def test_layers__that_overlap_have_the_same_bits(rng, overlapping, cell, layers, N, T, dropout, outputs, dtype):
+    options = {"dropout": 0.3, "variational": dropout == "variational"} if dropout else {}
+    layer = make_stack(rng, cell, layers=layers, dtype=dtype, **options)
+    x, states, dh, dstate = make_problem(rng, layer, N, T)
+    results = []
+    for wanted in (False, True):
+        names = overlapping(wanted)
+        assert not names
+        given = dh if outputs == "all" else dh[:, -1]
+        results.append(results_of(layer, x, states, given, dstate, 2, outputs, 7 if dropout else None))
+    assert [sorted(pair) for pair in names] == [sorted([threading.current_thread().name, "rnnkernels-0"])] * 3
+    for one, two in zip(*results, strict=True):
+        assert_same_bits(two, one)
+
+
+def test_layers__that_overlap_go_over_many_segments(rng, monkeypatch, overlapping):
+    layer = make_stack(rng, "lstm")
+    problem = make_problem(rng, layer, T=60)
+    results = []
+    for wanted in (False, True):
+        overlapping(wanted)
+        for module in (_threads, _tuning):
+            monkeypatch.setattr(module, "SEGMENT_FLOPS", 17 * 2 * 4 * 4 * 5 * 10)
+        results.append(results_of(layer, *problem, 2))
+    for one, two in zip(*results, strict=True):
+        assert_same_bits(two, one)
+
+
+def test_layers__overlap_only_where_that_is_asked_for_and_possible(rng, monkeypatch, overlapping):
+    names = overlapping(True)
+    layer = make_stack(rng, "gru", layers=3)
+    x, states, dh, _ = make_problem(rng, layer, T=50)
+    options = [{"num_threads": 1}, {"lengths": [50, 30, 20, 10]}, {"resets": np.zeros((4, 50), bool)}]
+    options += [{"checkpoint_every": 10}, {"memory_budget": 100_000}]
+    for option in options:
+        threads = option.pop("num_threads", 2)
+        result = layer.forward(x, **states, num_threads=threads, **option)
+        if "resets" not in option:  # that ask for nothing
+            layer.backward(dh, result.cache, num_threads=threads)
+    with rnnkernels.profiling.profile():
+        layer.backward(dh, layer.forward(x, num_threads=2).cache, num_threads=2)
+    assert not names
+    layer.forward(x, num_threads=2)
+    assert len(names) == 1
+    for name, value in (("THREAD_ROWS", 1), ("OVERLAP_STEP_FLOPS", 1), ("OVERLAP_GAIN", 2.5), ("OVERLAP_FLOPS", 1e9)):
+        with monkeypatch.context() as here:
+            here.setattr(_tuning, name, value)
+            layer.forward(x, num_threads=2)
+    assert len(names) == 1
+    with _threads._pool.free:  # another call has the threads
+        layer.forward(x, num_threads=2)
+    assert len(names) == 1
+
+
+def test_layers__that_gain_nothing_by_overlapping_run_in_turn_for_a_while(rng, monkeypatch, overlapping):
+    monkeypatch.setattr(_threads, "MOST_PACES", 1024)
+    monkeypatch.setattr(_threads, "_paces", {})
+    monkeypatch.setattr(_threads, "WORTH", 1e9)
+    names, layer = overlapping(True), make_stack(rng, "gru")
+    x, *_ = make_problem(rng, layer)
+    want = layer.forward(x, num_threads=1).h
+    for _ in range(15):
+        assert_same_bits(layer.forward(x, num_threads=2).h, want)
+    assert 2 <= len(names) < 10
+
+
+@pytest.mark.parametrize("where", ["MainThread", "rnnkernels-0"])
+def test_layers__an_error_in_either_thread_ends_both(overlapping, where):
+    overlapping(True)
+    done = []
+
+    def run(begin, end):
+        done.append(threading.current_thread().name)
+        if done[-1] == where:
+            raise KeyboardInterrupt
+        time.sleep(1e-3)
+
+    blocks = [(step, step + 1) for step in range(1000)]
+    with pytest.raises(KeyboardInterrupt):
+        _pipeline.run_passes([_pipeline.Pass(run, blocks, 0)] * 2)
+    assert done.count(where) == 1
+    count = len(done)
+    time.sleep(0.02)
+    assert len(done) <= count + 1
+    _pipeline.run_passes([_pipeline.Pass(lambda begin, end: None, blocks, 0)] * 2)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_passes__run_in_order_after_what_they_read(monkeypatch, rng, count, ahead):
+    monkeypatch.setattr(_threads, "_pool", _threads._Pool())
+    borders = [np.unique([0, *rng.integers(1, 40, 12), 40]) for _ in range(count)]
+    done = [0] * count
+
+    def pass_of(number):
+        def run(begin, end):
+            assert begin == done[number]
+            assert number == 0 or done[number - 1] >= min(end + ahead, 40)
+            time.sleep(1e-4)
+            done[number] = end
+
+        ends = [int(border) for border in borders[number]]
+        return _pipeline.Pass(run, list(itertools.pairwise(ends)), ahead)
+
+    _pipeline.run_passes([pass_of(number) for number in range(count)])
+    assert done == [40] * count
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
