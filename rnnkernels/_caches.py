@@ -30,9 +30,9 @@ class RecurrentCache(_Fields):
     x : ndarray of shape (N, T, D), or (N, D) for a step
         Inputs: the caller's array, not a copy, unless its dtype or layout had to change.
     h0 : ndarray of shape (N, H)
-        Hidden state before the first step, likewise.
+        Hidden state before the first step, likewise; (N, P) where it is projected.
     Wx, Wh : ndarray of shape (D, G * H) and (H, G * H)
-        Weights, likewise.
+        Weights, likewise; Wh (P, G * H) where the hidden state is projected.
     tape : ndarray of shape (T, N, K * U)
         What is kept of each step, time-major, in the order of the kernels. U is H rounded up to whole vectors.
     track : ndarray of shape (T + 1, N, U)
@@ -49,15 +49,22 @@ class RecurrentCache(_Fields):
     """What there is instead of the steps of tape and track, if it is to take little memory."""
     own: np.ndarray | None = None
     """The bias (G * H,) that the row functions of the cell read, if there is one."""
+    projection: np.ndarray | None = None
+    """What makes the hidden state (H, P) of a projected cell."""
+
+    @property
+    def _hidden(self) -> int:
+        """H."""
+        return self.Wx.shape[1] // len(self.cell.gates)
 
     def _kept(self, name: str) -> np.ndarray:
         """What the tape has under a name, (N, T, H), a copy."""
-        kept = _sequence.natural(self.tape, self.h0.shape[1], len(self.cell.tape))
+        kept = _sequence.natural(self.tape, self._hidden, len(self.cell.tape))
         return self._in_rows(kept[:, :, self.cell.tape.index(name)])
 
     def _tracked(self) -> np.ndarray:
         """The tracked state after each step, (N, T, H), a copy."""
-        return self._in_rows(self.track[1:, :, : self.h0.shape[1]])
+        return self._in_rows(self.track[1:, :, : self._hidden])
 
     def _in_rows(self, steps: np.ndarray) -> np.ndarray:
         """(T, N, H) of the kernels as (N, T, H) of x."""
@@ -76,11 +83,13 @@ class RecurrentCache(_Fields):
             cache.checkpoints = self.checkpoints.in_dtype(dtype)
         if self.own is not None:
             cache.own = self.own.astype(dtype)
+        if self.projection is not None:
+            cache.projection = self.projection.astype(dtype)
         return cache
 
     def _natural(self) -> tuple[np.ndarray, np.ndarray]:
         """Tape and track in the natural order of columns."""
-        hidden, kept = self.h0.shape[1], len(self.cell.tape)
+        hidden, kept = self._hidden, len(self.cell.tape)
         tape = _sequence.natural(self.tape, hidden, kept) if kept else np.zeros((*self.tape.shape[:2], 0, hidden))
         return tape, _sequence.natural(self.track, hidden, 1)
 
@@ -101,6 +110,9 @@ class RecurrentCache(_Fields):
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={a.shape}" for name, a in self._asdict().items())
         n_bytes = sum(array.nbytes for array in self)
+        if self.projection is not None:
+            fields += f", projection={self.projection.shape}"
+            n_bytes += self.projection.nbytes
         if self.checkpoints is not None:
             fields += f", {len(self.checkpoints.states)} checkpoints"
             n_bytes += sum(state.nbytes for states in self.checkpoints.states for state in states)

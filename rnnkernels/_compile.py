@@ -13,7 +13,7 @@ from rnnkernels.kernels import inventory, team, trace
 from rnnkernels.kernels.cell import Cell
 from rnnkernels.kernels.cell import cells as known_cells
 
-N, T, D, H = 2, 3, 4, 5
+N, T, D, H, P = 2, 3, 4, 5, 3
 LARGE = 256
 """Steps and units of layers that are not small, for which there may be kernels of their own."""
 
@@ -86,30 +86,36 @@ def _other_parts(dtype: np.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"{layers.__name__.replace('_', ' ').strip()}, {dtype}", partial(layers, dtype)
 
 
-def _weights(cell: Cell, dtype: np.dtype) -> list[np.ndarray]:
-    columns = len(cell.gates) * H
-    return [np.zeros(shape, dtype) for shape in ((D, columns), (H, columns), (columns,))]
+def _weights(cell: Cell, dtype: np.dtype) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Weights of a cell, and what chooses it."""
+    columns, outputs = len(cell.gates) * H, P if cell.projected else H
+    options = dict(cell.options)
+    if cell.projected:
+        options["projection"] = np.zeros((H, P), dtype)
+    return [np.zeros(shape, dtype) for shape in ((D, columns), (outputs, columns), (columns,))], options
 
 
 def _sequences(cell: Cell, dtype: np.dtype) -> None:
-    arguments = np.zeros((N, T, D), dtype), np.zeros((N, H), dtype), *_weights(cell, dtype)
+    weights, options = _weights(cell, dtype)
+    arguments = np.zeros((N, T, D), dtype), None, *weights
     forward, backward = (getattr(rnnkernels, f"{cell.name}_{way}") for way in ("forward", "backward"))
-    h, cache = forward(*arguments, **dict(cell.options))
+    h, cache = forward(*arguments, **options)
     backward(h, cache)
-    _, cache = forward(*arguments, **dict(cell.options), lengths=np.arange(N))
+    _, cache = forward(*arguments, **options, lengths=np.arange(N))
     backward(h, cache)
 
 
 def _steps(cell: Cell, dtype: np.dtype) -> None:
-    states = [np.zeros((N, H), dtype) for _ in cell.states]
+    weights, options = _weights(cell, dtype)
+    states = [np.zeros((N, width), dtype) for width in (len(weights[1]), H)[: len(cell.states)]]
     forward, backward = (getattr(rnnkernels, f"{cell.name}_step_{way}") for way in ("forward", "backward"))
-    *_, cache = forward(np.zeros((N, D), dtype), *states, *_weights(cell, dtype), **dict(cell.options))
+    *_, cache = forward(np.zeros((N, D), dtype), *states, *weights, **options)
     backward(*states, cache)
 
 
 def _stream(cell: Cell, dtype: np.dtype) -> None:
-    kind = getattr(rnnkernels, f"{cell.name.upper()}Stream")
-    stream = kind(*_weights(cell, dtype), batch_size=N, **dict(cell.options))
+    kind, (weights, options) = getattr(rnnkernels, f"{cell.name.upper()}Stream"), _weights(cell, dtype)
+    stream = kind(*weights, batch_size=N, **options)
     stream.step(np.zeros((N, D), dtype))
     stream.steps(np.zeros((N, T, D), dtype))
 

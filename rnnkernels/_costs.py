@@ -73,11 +73,12 @@ def forward_costs(
 
     All sequences together have so many `rows`, of which so many are `returned`: N * T, if nothing else is said.
     """
-    N, T, D, H = sizes
+    N, T, D, H, projected = sizes
+    P = sizes.P
     rows = N * T if rows is None else rows
     returned = rows if returned is None else min(returned, rows)
     item, chunks = dtype.itemsize, _chunks(sizes, rows, plan)
-    units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) - cell.own > 1
+    units, gates, apart = unit_columns(H, dtype), len(cell.gates), cell.bias_count - cell.own > 1
     columns = gates * units
     Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
     return {
@@ -89,8 +90,8 @@ def forward_costs(
             resident=Wx // parts,
         ),
         "recur": Cost(
-            flops=2 * rows * H * gates * H,
-            bytes=readers * T * Wh + rows * (H + 2 * columns) * item,
+            flops=2 * rows * H * (gates * P + projected),
+            bytes=readers * T * Wh + rows * (P + 2 * columns + (H + P) * (projected > 0)) * item,
             streamed=readers * T * Wh,
             resident=Wh // parts,
         ),
@@ -100,35 +101,37 @@ def forward_costs(
             sigmoids=rows * units * cell.sigmoids,
             tanhs=rows * units * cell.tanhs,
         ),
-        "scatter": _copies(2 * (returned + N) * H * item, plan.chunk * N * H * item),
+        "scatter": _copies(2 * (returned + N) * P * item, plan.chunk * N * P * item),
     }
 
 
 def backward_costs(sizes: Sizes, cell: Cell, dtype: np.dtype, plan: Plan, rows: int | None = None) -> dict[str, Cost]:
     """Costs of the phases of a backward pass; `rows` as for `forward_costs`."""
-    N, T, D, H = sizes
+    N, T, D, H, projected = sizes
+    P = sizes.P
     rows = N * T if rows is None else rows
     item, chunks = dtype.itemsize, _chunks(sizes, rows, plan)
-    units, gates, apart = unit_columns(H, dtype), len(cell.gates), len(cell.biases) > 1
+    units, gates, apart = unit_columns(H, dtype), len(cell.gates), cell.bias_count > 1
     columns = gates * units
     Wx, Wh, parts, readers = _weights(sizes, columns, item, plan)
-    sums = (D + H) * columns * item
+    sums = ((D + P) * columns + H * projected) * item
     return {
-        "gather": _copies(2 * rows * (D + H) * item, plan.chunk * N * (D + H) * item),
+        "gather": _copies(2 * rows * (D + P) * item, plan.chunk * N * (D + P) * item),
         "cell": Cost(
             # tape, tracked states and dh in; dz and the earlier h out; what else is carried in and out
             bytes=rows * (columns * (1 + apart) + units * (len(cell.tape) + 2 + 2 * len(cell.states))) * item,
             tanhs=rows * units * cell.backward_tanhs,
         ),
         "recur": Cost(
-            flops=2 * rows * H * gates * H,
-            bytes=readers * T * Wh + rows * (2 * H + columns) * item,
+            flops=2 * rows * H * (gates * P + projected),
+            bytes=readers * T * Wh + rows * (2 * P + columns + (H + P) * (projected > 0)) * item,
             streamed=readers * T * Wh,
             resident=Wh // parts,
         ),
         "accumulate": Cost(
-            flops=2 * rows * gates * H * (2 * D + H),
-            bytes=chunks * (readers * Wx + 2 * sums) + rows * (3 * columns + 2 * D + H) * item,
+            # of a projected state the h before each step, too, and the gradient of what projects it
+            flops=2 * rows * H * (gates * (2 * D + P) + 2 * projected),
+            bytes=chunks * (readers * Wx + 2 * sums) + rows * (3 * columns + 2 * D + P + 2 * projected) * item,
             streamed=chunks * (readers * Wx + 2 * sums),
             resident=(Wx + sums) // parts,
         ),
@@ -141,9 +144,10 @@ def _chunks(sizes: Sizes, rows: int, plan: Plan) -> int:
 
 
 def _weights(sizes: Sizes, columns: int, item: int, plan: Plan) -> tuple[int, int, int, int]:
-    """Bytes of Wx and Wh, in how many parts threads divide them, and how many threads read each part."""
+    """Bytes of Wx, and of Wh and a projection, in how many parts threads divide them, and how many read each part."""
     parts = 1 if plan.by_rows else plan.threads
-    return sizes.D * columns * item, sizes.H * columns * item, parts, plan.threads // parts
+    recurrent = sizes.P * columns + sizes.H * sizes.projected
+    return sizes.D * columns * item, recurrent * item, parts, plan.threads // parts
 
 
 def _copies(n_bytes: int, resident: int) -> Cost:

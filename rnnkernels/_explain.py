@@ -9,7 +9,7 @@ import numpy as np
 
 from rnnkernels import _sequence
 from rnnkernels._checks.cells import Sizes
-from rnnkernels._checks.settings import check_choice, check_count, check_float_dtype
+from rnnkernels._checks.settings import check_absent, check_choice, check_count, check_float_dtype
 from rnnkernels._costs import backward_costs, bandwidth, forward_costs
 from rnnkernels.kernels import micro_kernel
 from rnnkernels.kernels.cell import Cell, cells
@@ -42,7 +42,7 @@ class PassPlan:
     strip: int
     """Vectors of hidden units that the forward recurrence treats at once; 0 in a backward pass."""
     recurrent_bytes: int
-    """Bytes of Wh that each thread reads in each step."""
+    """Bytes of Wh, and of a projection, that each thread reads in each step."""
     recurrent_bandwidth: float
     """Bytes per second at which each thread can read so much again and again, as measured."""
     scratch_bytes: int
@@ -69,6 +69,8 @@ class Explanation:
     T: int
     D: int
     H: int
+    P: int | None
+    """Columns of a hidden state that is projected; None where it is not."""
     dtype: str
     training: bool
     tile_rows: int
@@ -92,7 +94,7 @@ class Explanation:
         return sum(plan.limit_seconds for plan in self.passes)
 
     def __repr__(self) -> str:
-        sizes = f"N={self.N}, T={self.T}, D={self.D}, H={self.H}"
+        sizes = f"N={self.N}, T={self.T}, D={self.D}, H={self.H}" + (f", P={self.P}" if self.P else "")
         task = "training" if self.training else "inference"
         return f"Explanation({self.cell!r}, {sizes}, {self.dtype}, {task}, limit {self.limit_seconds * 1e3:.3g} ms)"
 
@@ -101,8 +103,9 @@ class Explanation:
 
     def __str__(self) -> str:
         task = "training" if self.training else "inference"
+        projected = f"P = {self.P}, " if self.P else ""
         lines = [
-            f"{self.cell} {task}, N = {self.N}, T = {self.T}, D = {self.D}, H = {self.H}, {self.dtype}",
+            f"{self.cell} {task}, N = {self.N}, T = {self.T}, D = {self.D}, H = {self.H}, {projected}{self.dtype}",
             f"register tile   {self.tile_rows} rows x {self.panel_columns} columns",
             f"results         {self.result_bytes / 1e6:.3g} MB",
             f"cache           {self.cache_bytes / 1e6:.3g} MB",
@@ -134,6 +137,7 @@ def explain(
     H: int,
     *,
     cell: str = "lstm",
+    projection: int | None = None,
     dtype: Any = np.float32,
     training: bool = False,
     num_threads: int | None = None,
@@ -146,6 +150,8 @@ def explain(
         Sequences, steps, inputs, hidden units.
     cell : {"lstm", "rnn", "gru"}, default "lstm"
         Which functions, such as `lstm_forward` and `lstm_backward`.
+    projection : int, optional
+        Columns P of the hidden state of an LSTM that projects it.
     dtype : dtype_like, default float32
         float32 or float64.
     training : bool, default False
@@ -179,21 +185,27 @@ def explain(
     >>> explain(1, 1000, 16, 64, training=True, num_threads=1).limit_seconds > plan.limit_seconds
     True
     """
-    check_choice("cell", cell, cells)
-    kind = cells[cell]
+    kind, projected = _chosen(cell, projection)
     dtype = check_float_dtype("dtype", dtype)
-    sizes = Sizes(check_count("N", N, 0), check_count("T", T, 0), check_count("D", D, 0), check_count("H", H))
-    columns, item = len(kind.gates) * H, dtype.itemsize
+    counts = check_count("N", N, 0), check_count("T", T, 0), check_count("D", D, 0), check_count("H", H)
+    sizes = Sizes(*counts, projected)
+    N, T, D, H = counts
+    P, columns, item = sizes.P, len(kind.gates) * H, dtype.itemsize
     units = _sequence.unit_columns(H, dtype)
     passes = [_explain_pass("forward", sizes, kind, dtype, training, num_threads)]
-    result_bytes, cache_bytes = N * T * H * item, 0
+    result_bytes, cache_bytes = N * T * P * item, 0
     if training:
         passes.append(_explain_pass("backward", sizes, kind, dtype, training, num_threads))
-        result_bytes += (N * T * D + N * H * len(kind.states) + (D + H + len(kind.biases)) * columns) * item
+        of_states, of_weights = N * (P + H * (len(kind.states) - 1)), (D + P + kind.bias_count) * columns
+        result_bytes += (N * T * D + of_states + of_weights + H * projected) * item
         cache_bytes = (T * len(kind.tape) + T + 1) * N * units * item
     return Explanation(
-        cell=cell,
-        **sizes._asdict(),
+        cell=kind.key,
+        N=N,
+        T=T,
+        D=D,
+        H=H,
+        P=projected or None,
         dtype=dtype.name,
         training=training,
         tile_rows=micro_kernel.TILE_ROWS,
@@ -204,16 +216,30 @@ def explain(
     )
 
 
+def _chosen(cell: str, projection: Any) -> tuple[Cell, int]:
+    """The cell of a name, or of the name and with a projection, and the columns of that."""
+    check_choice("cell", cell, cells)
+    kind = cells[cell]
+    if projection is None and not kind.projected:
+        return kind, 0
+    if not kind.projected:
+        key = f"{cell}_projected"
+        if key not in cells:
+            check_absent("projection", projection, f"the cell {cell!r} has none")
+        kind = cells[key]
+    return kind, check_count("projection", projection)
+
+
 def _explain_pass(
     direction: str, sizes: Sizes, cell: Cell, dtype: np.dtype, keeps: bool, num_threads: int | None
 ) -> PassPlan:
     if direction == "forward":
         plan = _sequence.plan_forward(cell, sizes, dtype, num_threads)
-        panels = _sequence.forward_panels(cell, sizes.D, sizes.H, dtype)
+        panels = _sequence.forward_panels(cell, sizes.D, sizes.H, sizes.projected, dtype)
         costs = forward_costs(sizes, cell, dtype, plan, keeps)
     else:
         plan = _sequence.plan_backward(cell, sizes, dtype, num_threads)
-        panels = _sequence.backward_panels(cell, sizes.D, sizes.H, dtype)
+        panels = _sequence.backward_panels(cell, sizes.D, sizes.H, sizes.projected, dtype)
         costs = backward_costs(sizes, cell, dtype, plan)
     packed = sum(math.prod(part.shape) for parts in panels for part in parts)
     resident = costs["recur"].resident

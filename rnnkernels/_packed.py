@@ -7,7 +7,7 @@ import numpy as np
 
 from rnnkernels import _sequence
 from rnnkernels._checks.arrays import for_kernels
-from rnnkernels._checks.cells import check_layer, check_peepholes
+from rnnkernels._checks.cells import Sizes, check_layer, check_peepholes, check_projection
 from rnnkernels._memory import aligned_empty
 from rnnkernels._threads import Team
 from rnnkernels.kernels import layout, micro_kernel, passes, simd
@@ -21,28 +21,42 @@ class PackedWeights:
         self.cell_clip, self._has_peepholes = cell_clip, biases.get("peepholes") is not None
         if cell.own:
             biases = {**biases, "peepholes": check_peepholes(cell, biases.get("peepholes"), cell_clip, Wh)}
-        Wx, Wh, checked = check_layer(cell, Wx, Wh, biases)
+        if cell.projected:
+            biases = {**biases, "projection": check_projection(cell, biases.get("projection"), biases["b"])}
+        Wx, Wh, checked = check_layer(cell, Wx, Wh, {name: biases.get(name) for name in cell.biases})
         self.cell, self.dtype = cell, Wx.dtype
-        self.D, self.H = len(Wx), len(Wh)
         gates, lanes = len(cell.gates), simd.lanes_of(self.dtype)
-        self.flops_per_input = 2 * gates * self.H * (self.D + self.H) / max(self.D, 1)
-        at_Wh, at_b, end = passes.packed_regions(self.D, self.H, gates, cell.late, len(checked), lanes)
+        self.D, self.H, self.P = len(Wx), Wx.shape[1] // gates, len(Wh)
+        self.flops_per_input = _sequence.step_flops(self.sizes(1, 1), cell) / max(self.D, 1)
+        at_Wh, at_b, zeros, at_Wp, end = passes.packed_regions(
+            self.D, self.H, self.P * cell.projected, gates, cell.late, cell.bias_count, lanes
+        )
         self.flat = aligned_empty((end,), self.dtype)
-        self._panels = _sequence.forward_panels(cell, self.D, self.H, self.dtype)
-        memory = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in ((0, at_Wh), (at_Wh, at_b))]
-        self.forward = _sequence.pack(Team(1), layout.pack_columns, (Wx, Wh), gates, self._panels, memory)
-        self._at_b = begin = at_b
-        for k, bias in enumerate(checked):
+        self.flat[zeros:at_Wp] = 0
+        self._panels = _sequence.forward_panels(cell, self.D, self.H, self.P * cell.projected, self.dtype)
+        borders = [(0, at_Wh), (at_Wh, at_b), (at_Wp, end)][: len(self._panels)]
+        memory = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in borders]
+        matrices = _sequence.all_matrices((Wx, Wh), _sequence.projection_of(cell, checked))
+        self.forward = _sequence.pack(Team(1), layout.pack_columns, matrices, self._panels, memory)
+        self._biases = self.flat[at_b:zeros].reshape(cell.bias_count, -1)
+        begin = at_b
+        for k, bias in enumerate(checked[: cell.bias_count]):
             for first, count in cell.stages if k else ((0, gates),):
                 length = _sequence.panel_columns(count * _sequence.unit_columns(self.H, self.dtype), self.dtype)
                 passes.interleave_bias(for_kernels(bias), first, count, gates, self.flat, begin, length // lanes)
                 begin += length
-            begin = at_b + (k + 1) * (end - at_b) // len(checked)
+            begin = at_b + (k + 1) * self._biases.shape[1]
+
+    def sizes(self, N: int, T: int) -> Sizes:
+        """Those of a call with so many sequences and steps."""
+        return Sizes(N, T, self.D, self.H, self.P * self.cell.projected)
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
         """Weights, biases and peepholes, if there are any, as callers name them; read-only."""
         named = dict(self.arguments)
+        if self.cell.projected:
+            named["projection"] = named["projection"].reshape(self.H, self.P)
         if self.cell.own:
             own = named.pop("peepholes")
             if self._has_peepholes:
@@ -55,31 +69,34 @@ class PackedWeights:
         cell, H = self.cell, self.H
         lanes, width = simd.lanes_of(self.dtype), micro_kernel.panel_columns(self.dtype)
         named = {}
-        for name, packed, parts in zip(("Wx", "Wh"), self.forward, self._panels, strict=True):
+        columns_of = {"Wx": H, "Wh": H, "projection": self.P}
+        for (name, columns), packed, parts in zip(columns_of.items(), self.forward, self._panels, strict=False):
             flat, found = packed.reshape(-1), []
-            for _, gates, (count, length) in parts:
+            for _, gates, _, (count, length) in parts:
                 panels, flat = flat[: count * length].reshape(count, length // width, width), flat[count * length :]
                 rows = panels.swapaxes(0, 1).reshape(length // width, count * width)
-                found.append(_natural(rows[:, : gates * -(-H // lanes) * lanes], H, gates))
+                found.append(_natural(rows[:, : gates * -(-columns // lanes) * lanes], columns, gates))
             named[name] = np.concatenate(found, axis=1)
-        rows = self.flat[self._at_b :].reshape(len(cell.biases), -1)
-        for k, (name, row) in enumerate(zip(cell.biases, rows, strict=True)):
+        projection = named.pop("projection", None)
+        for k, (name, row) in enumerate(zip(cell.biases, self._biases, strict=False)):
             found = []
             for _, gates in cell.stages if k else ((0, len(cell.gates)),):
                 columns = gates * -(-H // lanes) * lanes
                 found.append(_natural(row[:columns], H, gates))
                 row = row[-(-columns // width) * width :]
             named[name] = np.concatenate(found)
+        if projection is not None:
+            named["projection"] = projection.reshape(-1)
         for array in named.values():
             array.setflags(write=False)
         return named
 
     @cached_property
     def backward(self) -> list[np.ndarray]:
-        """Panels of Wx and Wh for the backward kernels."""
-        panels = _sequence.backward_panels(self.cell, self.D, self.H, self.dtype)
-        weights = [self.arguments[name] for name in ("Wx", "Wh")]
-        return _sequence.pack(Team(1), layout.pack_transposed, weights, len(self.cell.gates), panels)
+        """Panels of Wx, Wh and a projection for the backward kernels."""
+        Wx, Wh, *biases = self.arguments.values()
+        projection = _sequence.projection_of(self.cell, tuple(biases))
+        return _sequence.pack_backward(Team(1), self.cell, _sequence.all_matrices((Wx, Wh), projection))
 
 
 def _natural(rows: np.ndarray, hidden: int, gates: int) -> np.ndarray:

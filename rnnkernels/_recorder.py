@@ -37,8 +37,8 @@ class Work(NamedTuple):
 
     cell: str
     """Key of the cell."""
-    sizes: tuple[int, int, int, int]
-    """Sequences as the kernels saw them, steps of the longest, inputs, hidden units."""
+    sizes: tuple[int, int, int, int, int]
+    """Sequences as the kernels saw them, steps of the longest, inputs, hidden units, and what projects them."""
     rows: int
     """Steps of all sequences together."""
     returned: int

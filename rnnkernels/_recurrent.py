@@ -104,7 +104,7 @@ def _run(
     Returns
     -------
     h : ndarray of shape (rows of x, H)
-        Or (0, H) if `only_last`.
+        Or (0, H) if `only_last`; (.., P) where it is projected.
     last : ndarray of shape (N, H)
         Hidden states after the last step; of spans if there are any.
     track : ndarray
@@ -130,7 +130,7 @@ def _run(
     if options is not None and options.spans is not None:
         spans = find_spans(sizes.N, sizes.T, *options.spans)
         if spans is not None:
-            sizes = Sizes(spans.table.shape[1], spans.longest, sizes.D, sizes.H)
+            sizes = sizes._replace(N=spans.table.shape[1], T=spans.longest)
             h0, track0 = _initial(spans, checked.states)
     weights, steps, checkpoints = (checked.Wx, checked.Wh), sizes.T, None
     if little is not None and sizes.N * sizes.T * sizes.H > 0:
@@ -169,7 +169,9 @@ def _run(
         if checkpoints is not None:
             cache.checkpoints = checkpoints
         if cell.own:
-            cache.own = checked.biases[-1]
+            cache.own = checked.biases[cell.bias_count - 1]
+        if cell.projected:
+            cache.projection = checked.biases[-1].reshape(sizes.H, sizes.P)
     return h, last, kept.track, checked.shapes, cache, spans
 
 
@@ -211,7 +213,7 @@ def _run_small(
         return None
     shapes, spans, allocate = call.shapes, None, empty
     if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
-        x, states, biases = _completed(x, states, Wh, biases)
+        x, states, biases = _completed(family.cell, x, states, Wh, biases)
         if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
             return None
     h0, track0 = states[0], states[-1]
@@ -243,8 +245,12 @@ def _run_small(
         cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track))
         if spans is not None:
             cache.spans = spans
-        if len(biases) > 1 and family.cell.own:
-            cache.own = biases[-1]
+        if len(biases) > 1:
+            cell = family.cell
+            if cell.own:
+                cache.own = biases[cell.bias_count - 1]
+            if cell.projected:
+                cache.projection = biases[-1].reshape(-1, Wh.shape[0])
     return h, last, track, cache, spans
 
 
@@ -267,7 +273,7 @@ def _initial(spans: Spans, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
 
 
 def _completed(
-    x: np.ndarray, states: tuple[Any, ...], Wh: Any, biases: tuple[Any, ...]
+    cell: Cell, x: np.ndarray, states: tuple[Any, ...], Wh: Any, biases: tuple[Any, ...]
 ) -> tuple[np.ndarray, tuple[Any, ...], tuple[Any, ...]]:
     """Inputs, states and biases in the layout of kernels, with zeros in the place of None; checks come later.
 
@@ -275,8 +281,13 @@ def _completed(
     """
     if isinstance(Wh, ndarray) and x.ndim > 1 and Wh.ndim == 2:
         (N, *_), (H, columns), dtype = x.shape, Wh.shape, x.dtype
-        zeros = np.zeros((N, H), dtype) if any(state is None for state in states) else None
-        states = tuple([zeros if state is None else _in_dtype(state, dtype) for state in states])
+        widths = (H, columns // len(cell.gates))[: len(states)]
+        states = tuple(
+            [
+                np.zeros((N, width), dtype) if state is None else _in_dtype(state, dtype)
+                for state, width in zip(states, widths, strict=True)
+            ]
+        )
         biases = biases[0], *[np.zeros((columns,), dtype) if bias is None else bias for bias in biases[1:]]
     return np.ascontiguousarray(x), states, biases
 
@@ -326,17 +337,17 @@ def forward(
     )
     if spans is not None:
         last = spans.final(last)
-    N, H = last.shape
-    h = last.copy() if only_last else h.reshape(N, np.shape(x)[1], H)
+    N, P = last.shape
+    h = last.copy() if only_last else h.reshape(N, np.shape(x)[1], P)
     result: ForwardResult[Any, Any] = ForwardResult((h, cache))
-    result.make_state = lambda: _last_state(family, last, track, spans)
+    H = np.shape(Wx)[1] // len(family.cell.gates) if family.cell.projected else P
+    result.make_state = lambda: _last_state(family, last, track, H, spans)
     return result
 
 
-def _last_state(family: Family, last: np.ndarray, track: np.ndarray, spans: Spans | None) -> Any:
+def _last_state(family: Family, last: np.ndarray, track: np.ndarray, H: int, spans: Spans | None) -> Any:
     if len(family.cell.states) == 1:
         return family.state(last)
-    H = last.shape[1]
     if spans is None:
         return family.state(last, track[-1, :, :H].copy())
     return family.state(last, spans.final_of_steps(track, H))
@@ -357,7 +368,8 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     given = *cache, dh, *others
     if call is None or len(given) != len(call.shapes) or not _fit(given, call.shapes, dtype):
         return None
-    code, _, (of_dx, of_dh0, of_dWx, of_dWh, of_db), nothing, places, scratch, division = call
+    code, _, (of_dx, of_dh0, of_dWx, of_dWh, of_db, of_projection), nothing, places, scratch, division = call
+    cell = family.cell
     x, h0, Wx, Wh, tape, track = cache
     if spans is not None:
         if not are_spans_of(spans, x.shape[0], x.shape[1]):
@@ -367,22 +379,28 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
             allocate = zeros
     dx, dh0, db = allocate(of_dx, dtype), empty(of_dh0, dtype), empty(of_db, dtype)
     dWx, dWh = empty(of_dWx, dtype), empty(of_dWh, dtype)
-    dbs = (db,) if len(family.cell.biases) == 1 else (db, empty(of_db, dtype))
-    if family.cell.own:
-        if not _fit((cache.own,), (of_db,), dtype):
-            return None
-        dbs[-1][...] = cache.own
+    dbs: tuple[np.ndarray, ...] = (db,)
+    if len(cell.biases) > 1:
+        if cell.bias_count > 1:
+            dbs = db, empty(of_db, dtype)
+        if cell.own:
+            if not _fit((cache.own,), (of_db,), dtype):
+                return None
+            dbs[-1][...] = cache.own
+        if cell.projected:
+            if not _fit((cache.projection,), (of_projection,), dtype):
+                return None
+            dbs = *dbs, empty((cache.projection.size,), dtype), cache.projection.reshape(-1)
     dtrack = dlast = nothing
     if others or x.ndim == 3:
-        H = h0.shape[1]
-        if len(family.cell.states) > 1:
+        if len(cell.states) > 1:
             dtrack = np.zeros(track.shape[1:], dtype)
             for other in others:
-                dtrack[:, :H] = other
+                dtrack[:, : other.shape[1]] = other
         if x.ndim == 3:
             x = x.reshape(of_dx)
             if dh.ndim == 3:
-                dh = dh.reshape(-1, H)
+                dh = dh.reshape(-1, h0.shape[1])
             else:
                 dh, dlast = nothing, dh if spans is None else spans.final_gradient(dh)
     work = borrow(scratch, dtype)
@@ -428,26 +446,27 @@ def backward(
         small = _run_small_backward(family, cache, dh, ())
         if small is not None and cache.x.ndim == 3:
             dx, dh0, dtrack0, dWx, dWh, dbs = small
-            spans, H = cache.spans, dh0.shape[1]
+            spans, H = cache.spans, dWx.shape[1] // len(cell.gates)
             first = [dh0, dtrack0]
             if spans is not None:
-                first = [spans.initial_gradient(gradient, H) for gradient in first[: len(cell.states)]]
+                widths = (dh0.shape[1], H)[: len(cell.states)]
+                first = [spans.initial_gradient(*pair) for pair in zip(first, widths, strict=False)]
             elif len(cell.states) > 1:
                 first[1] = dtrack0[:, :H]
             return _gradients(cell, dx.reshape(cache.x.shape), first, dWx, dWh, dbs)
     given = cache
     cache, sizes = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
-    shape, H = cache.x.shape, sizes.H
+    shape, H, P = cache.x.shape, sizes.H, sizes.P
     (N, T), dtype = shape[:2] if len(shape) == 3 else (shape[0], 1), cache.x.dtype
     dlast = None
     if dh is not None:
         if np.ndim(dh) == 2:  # of the last hidden state alone
-            dlast, dh = check_given_gradient("dh", dh, "(N, H)", (N, H), dtype), None
+            dlast, dh = check_given_gradient("dh", dh, f"(N, {cell.h_symbol})", (N, P), dtype), None
             dtype = dlast.dtype
         else:
-            dh = check_given_gradient("dh", dh, "(N, T, H)", (N, T, H), dtype)
+            dh = check_given_gradient("dh", dh, f"(N, T, {cell.h_symbol})", (N, T, P), dtype)
             dtype = dh.dtype
-    last = NOTHING[cell.states] if dstate is None else check_dstate(cell.states, dstate, (N, H), dtype)
+    last = NOTHING[cell.states] if dstate is None else check_dstate(cell, dstate, N, sizes, dtype)
     if dlast is not None:
         last = [dlast if last[0] is None else dlast + last[0], *last[1:]]
     cache = cache.in_dtype(dtype)
@@ -456,6 +475,7 @@ def backward(
         h0 = spans.initial(h0)
         last = [None if gradient is None else spans.final_gradient(gradient) for gradient in last]
     kept = Kept(*cache[4:])
+    widths = (P, H)[: len(cell.states)]
     found = _sequence.run_backward(
         cell,
         cache.x,
@@ -470,6 +490,7 @@ def backward(
         spans,
         cache.checkpoints,
         cache.own,
+        cache.projection,
         later,
     )
     shapes, first = cache.shapes or (None,) * 3, [found.dh0, found.dtrack0][: len(cell.states)]
@@ -477,7 +498,10 @@ def backward(
     if is_plain and given_dh is not None and cache is given and cache.x.ndim == 3:
         _remember_backward(family, sizes, cache, given_dh, ())
     if spans is not None:
-        first = [spans.initial_gradient(np.ascontiguousarray(gradient), H) for gradient in first]
+        first = [
+            spans.initial_gradient(np.ascontiguousarray(gradient), width)
+            for gradient, width in zip(first, widths, strict=True)
+        ]
     first = [sum_to(gradient, given_shape) for gradient, given_shape in zip(first, shapes[1:], strict=False)]
     return _gradients(cell, found.dx.reshape(shape), first, found.dWx, found.dWh, found.dbs)
 
@@ -489,9 +513,16 @@ def _gradients(cell: Cell, dx: np.ndarray, first: list[np.ndarray], dWx: Any, dW
         result.dc0 = first[1]
     if cell.own:
         result.dpeepholes = _sequence.peepholes_of(cell, dbs[1])
-    elif len(cell.biases) > 1:
+    elif cell.bias_count > 1:
         result.dbh = dbs[1]
+    if cell.projected:
+        result.dprojection = dprojection(cell, dbs, dWh)
     return result
+
+
+def dprojection(cell: Cell, dbs: tuple[np.ndarray, ...], dWh: np.ndarray) -> np.ndarray:
+    """Gradient (H, P) of a projection, which comes after those of the biases."""
+    return dbs[cell.bias_count].reshape(-1, len(dWh))
 
 
 def step_forward(
@@ -511,7 +542,9 @@ def step_forward(
         small = _run_small(family, x, states, Wx, Wh, biases, keep_cache, None)
         if small is not None:
             _, h, track, cache, _ = small
-            return (h, cache) if len(states_of) == 1 else (h, track[-1, :, : h.shape[1]].copy(), cache)
+            if len(states_of) == 1:
+                return h, cache
+            return h, track[-1, :, : Wx.shape[1] // len(family.cell.gates)].copy(), cache
     _, h, track, shapes, cache, _ = _run(
         family, STEP_NAMES[states_of], x, states, Wx, Wh, biases, keep_cache, num_threads, packed, True
     )
@@ -520,7 +553,7 @@ def step_forward(
             return h, cache
         following = [h]
     else:
-        following = [h, track[-1, :, : h.shape[1]].copy()]
+        following = [h, track[-1, :, : np.shape(Wx)[1] // len(family.cell.gates)].copy()]
     if shapes is not None and all(shape is not None and len(shape) < 2 for shape in shapes):
         following = [state[0] for state in following]
     return *following, cache
@@ -538,15 +571,16 @@ def step_backward(
             dx, dh0, dtrack0, dWx, dWh, dbs = small
             if len(cell.states) == 1:
                 return dx, dh0, dWx, dWh, dbs
-            return dx, dh0, dtrack0[:, : dh0.shape[1]].copy(), dWx, dWh, dbs
+            return dx, dh0, dtrack0[:, : dWx.shape[1] // len(cell.gates)].copy(), dWx, dWh, dbs
     cache, sizes = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
     check_single_step(sizes.T, forward_name)
-    shape, dtype, shapes = (sizes.N, sizes.H), cache.x.dtype, cache.shapes
+    dtype, shapes = cache.x.dtype, cache.shapes
     checked = []
-    for name, gradient in zip(names, gradients, strict=True):
+    for name, gradient, symbol, width in zip(names, gradients, (cell.h_symbol, "H"), (sizes.P, sizes.H), strict=False):
+        symbols, shape = f"(N, {symbol})", (sizes.N, width)
         if type(gradient) is not np.ndarray or gradient.shape != shape:
-            gradient = check_broadcast(name, gradient, "(N, H)", shape)
-        checked.append(check_given_gradient(name, gradient, "(N, H)", shape, dtype))
+            gradient = check_broadcast(name, gradient, symbols, shape)
+        checked.append(check_given_gradient(name, gradient, symbols, shape, dtype))
         dtype = checked[-1].dtype
     dnext_h, *others = [gradient if gradient.dtype is dtype else gradient.astype(dtype) for gradient in checked]
     cache = cache.in_dtype(dtype)
@@ -561,6 +595,7 @@ def step_backward(
         [None, *others],
         num_threads,
         own=cache.own,
+        projection=cache.projection,
     )
     if shapes is None and num_threads is None and cache.x.ndim == 2:
         _remember_backward(family, sizes, cache, dnext_h, tuple(others))

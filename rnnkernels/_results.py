@@ -35,7 +35,7 @@ class LSTMState(NamedTuple):
     Attributes
     ----------
     h, c : ndarray of shape (N, H)
-        Hidden and cell state.
+        Hidden and cell state; h is (N, P) where it is projected.
     """
 
     h: Any
@@ -75,6 +75,7 @@ class SequenceOptions(TypedDict, total=False):
 class LSTMOptions(SequenceOptions, total=False):
     """And those of an LSTM."""
 
+    projection: Any
     peepholes: Any
     coupled: bool
     cell_clip: float | None
@@ -83,6 +84,7 @@ class LSTMOptions(SequenceOptions, total=False):
 class LSTMStepOptions(TypedDict, total=False):
     """Keyword arguments of a step of an LSTM."""
 
+    projection: Any
     peepholes: Any
     coupled: bool
     cell_clip: float | None
@@ -136,6 +138,7 @@ class _Gradients(tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarra
     dc0: np.ndarray
     dbh: np.ndarray
     dpeepholes: np.ndarray
+    dprojection: np.ndarray
 
     dx = property(itemgetter(0))
     dWx = property(itemgetter(2))
@@ -159,6 +162,8 @@ class SequenceGradients(_Gradients):
         Gradient of the second bias; of a GRU.
     dpeepholes : ndarray of shape (3, H)
         Gradient of the peepholes; of an LSTM that has some, a clip or coupled gates, which make it (2, H).
+    dprojection : ndarray of shape (H, P)
+        Gradient of the projection; of an LSTM that has one.
     """
 
     _names = ("dx", "dh0", "dWx", "dWh", "db")
@@ -181,7 +186,7 @@ class StepGradients(_Gradients):
 
 
 class LSTMStepGradients(tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
-    """Result of a backward pass over one step of an LSTM: six gradients as a tuple, and one more as an attribute.
+    """Result of a backward pass over one step of an LSTM: six gradients as a tuple, and further ones as attributes.
 
     Attributes
     ----------
@@ -189,9 +194,12 @@ class LSTMStepGradients(tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np
         The six.
     dpeepholes : ndarray of shape (3, H)
         Gradient of the peepholes; of an LSTM that has some, a clip or coupled gates, which make it (2, H).
+    dprojection : ndarray of shape (H, P)
+        Gradient of the projection; of an LSTM that has one.
     """
 
     dpeepholes: np.ndarray
+    dprojection: np.ndarray
     _names = ("dx", "dprev_h", "dprev_c", "dWx", "dWh", "db")
 
     dx = property(itemgetter(0))

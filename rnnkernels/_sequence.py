@@ -107,7 +107,7 @@ MOST_PLANS = 1024
 
 def step_flops(sizes: Sizes, cell: Cell) -> int:
     """Floating-point operations of the products of one forward step; a backward step has twice as many."""
-    return 2 * len(cell.gates) * sizes.N * sizes.H * (sizes.D + sizes.H)
+    return 2 * sizes.N * sizes.H * (len(cell.gates) * (sizes.D + sizes.P) + sizes.projected)
 
 
 def _kept(make: Callable[..., Plan]) -> Callable[..., Plan]:
@@ -148,7 +148,7 @@ def plan_forward(
     spans: Spans | None = None,
 ) -> Plan:
     """Plan a forward pass; `has_packed` says whether the caller has packed weights."""
-    N, T, D, H = sizes
+    N, T, D, H, projected = sizes
     gates, lanes = len(cell.gates), simd.lanes_of(dtype)
     flops = _mean_step_flops(sizes, cell, spans)
     threads, by_rows = _split(cell, sizes, dtype, flops, num_threads)
@@ -164,7 +164,9 @@ def plan_forward(
     strip = micro_kernel.VECTORS_PER_PANEL * max(tuning.STRIP_BYTES // panel_bytes, 1)
     strips = 1 if by_rows else threads
     z_columns = columns if chunk > 1 or cell.late else strips * strip * lanes * gates
-    at = phases.forward_regions(rows, chunk, D, H, gates, cell.late, len(cell.biases), cell.own, z_columns, lanes)
+    at = phases.forward_regions(
+        rows, chunk, D, H, projected, gates, cell.late, cell.bias_count, cell.own, z_columns, lanes
+    )
     scratch = at.parts + (threads if by_rows else 1) * at.part + threads * in_place.BUFFER_VECTORS * lanes
     packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_FORWARD_STEPS, N + 1)
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
@@ -180,14 +182,16 @@ def plan_backward(
     spans: Spans | None = None,
 ) -> Plan:
     """Plan a backward pass; `has_packed` says whether the caller has packed weights."""
-    N, T, D, H = sizes
+    N, T, D, H, projected = sizes
     lanes = simd.lanes_of(dtype)
     flops = 2 * _mean_step_flops(sizes, cell, spans)
     threads, by_rows = _split(cell, sizes, dtype, flops, num_threads)
     chunks = max(round(N * T / tuning.BACKWARD_CHUNK_ROWS), 1)
     chunk = max(-(-T // chunks), 1)
-    blocked = chunk < T or H % lanes > 0
-    at = phases.backward_regions(N, chunk, D, H, len(cell.gates), cell.late, len(cell.biases), cell.own, blocked, lanes)
+    blocked = chunk < T or H % lanes > 0 or projected % lanes > 0
+    at = phases.backward_regions(
+        N, chunk, D, H, projected, len(cell.gates), cell.late, cell.bias_count, cell.own, blocked, lanes
+    )
     scratch = at.panels + threads * at.member
     packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_BACKWARD_STEPS, 1)
     return Plan(chunk, 0, threads, by_rows, flops, packs, blocked, scratch)
@@ -201,8 +205,8 @@ def _mean_step_flops(sizes: Sizes, cell: Cell, spans: Spans | None) -> int:
 
 def _is_worth_packing(cell: Cell, sizes: Sizes, dtype: np.dtype, steps: tuple[float, float], rows: int) -> bool:
     """Whether matrices are used often enough to be packed; `rows` of a product count as so many, see `tuning`."""
-    _, T, D, H = sizes
-    n_bytes = len(cell.gates) * (D + H) * H * dtype.itemsize
+    T = sizes.T
+    n_bytes = step_flops(sizes._replace(N=1), cell) // 2 * dtype.itemsize
     least, more = steps
     return T >= tuning.PACKED_LEAST_STEPS and T * rows >= least + more / math.sqrt(max(n_bytes, 1) * 1e-6)
 
@@ -210,7 +214,7 @@ def _is_worth_packing(cell: Cell, sizes: Sizes, dtype: np.dtype, steps: tuple[fl
 def _split(cell: Cell, sizes: Sizes, dtype: np.dtype, step_flops: int, num_threads: int | None) -> tuple[int, bool]:
     """Return how many threads a pass takes, and whether they divide the batch or the hidden units."""
     panels = panel_columns(sizes.H, dtype) // micro_kernel.panel_columns(dtype)
-    is_near = len(cell.gates) * sizes.H**2 * dtype.itemsize <= tuning.NEAR_BYTES
+    is_near = len(cell.gates) * sizes.P * sizes.H * dtype.itemsize <= tuning.NEAR_BYTES
     rows = tuning.THREAD_ROWS if is_near else tuning.FAR_THREAD_ROWS
     parts = max(min(panels, step_flops // tuning.STEP_FLOPS), sizes.N // rows)
     threads = threads_for(sizes.T * step_flops, parts, num_threads)
@@ -221,58 +225,95 @@ def _kind(direction: str, cell: Cell, sizes: Sizes, dtype: np.dtype, has_packed:
     """What calls have in common whose time is the same, in proportion to their steps if they have spans."""
     if spans is None:
         return direction, cell.key, sizes, dtype, has_packed
-    return direction, cell.key, sizes.N.bit_length(), sizes.D, sizes.H, dtype, has_packed
+    return direction, cell.key, sizes.N.bit_length(), *sizes[2:], dtype, has_packed
 
 
 class Panels(NamedTuple):
-    """Gates of a matrix that are packed together, and the shape of their panels."""
+    """Gates of a matrix of so many that are packed together, and the shape of their panels."""
 
     first_gate: int
     gates: int
+    of: int
     shape: tuple[int, int]
 
 
-def forward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[list[Panels]]:
-    """Panels of Wx and Wh for the forward kernels, one stage after the other."""
-    units = unit_columns(H, dtype)
-    return [
-        [Panels(first, count, panels_shape(depth, count * units, dtype)) for first, count in stages]
-        for depth, stages in ((D, ((0, len(cell.gates)),)), (H, cell.stages))
+def forward_panels(cell: Cell, D: int, H: int, projected: int, dtype: np.dtype) -> list[list[Panels]]:
+    """Panels of Wx, Wh and a projection for the forward kernels, one stage after the other."""
+    units, of = unit_columns(H, dtype), len(cell.gates)
+    panels = [
+        [Panels(first, count, of, panels_shape(depth, count * units, dtype)) for first, count in stages]
+        for depth, stages in ((D, ((0, of),)), (projected or H, cell.stages))
     ]
+    if cell.projected:
+        panels.append([Panels(0, 1, 1, panels_shape(H, unit_columns(projected, dtype), dtype))])
+    return panels
 
 
-def backward_panels(cell: Cell, D: int, H: int, dtype: np.dtype) -> list[list[Panels]]:
+def backward_panels(cell: Cell, D: int, H: int, projected: int, dtype: np.dtype) -> list[list[Panels]]:
     """The same for the backward kernels: transposed, with a depth of interleaved columns."""
-    units = unit_columns(H, dtype)
-    return [
-        [Panels(first, count, panels_shape(count * units, columns, dtype)) for first, count in stages]
-        for columns, stages in ((D, ((0, len(cell.gates)),)), (H, cell.stages))
+    units, of = unit_columns(H, dtype), len(cell.gates)
+    panels = [
+        [Panels(first, count, of, panels_shape(count * units, columns, dtype)) for first, count in stages]
+        for columns, stages in ((D, ((0, of),)), (projected or H, cell.stages))
     ]
+    if cell.projected:
+        panels.append([Panels(0, 1, 1, panels_shape(unit_columns(projected, dtype), H, dtype))])
+    return panels
 
 
 def pack(
     team: Team,
     kernel: Callable[..., None],
     matrices: Sequence[np.ndarray],
-    of: int,
     panels: Sequence[Sequence[Panels]],
     into: Sequence[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Return weights of `of` gates as panels; `kernel` is `layout.pack_columns` or `layout.pack_transposed`.
+    """Return weights as panels; `kernel` is `layout.pack_columns` or `layout.pack_transposed`.
 
     They are rows of new memory, or flat arrays that are given.
     """
     if into is None:
-        lengths = [sum(math.prod(part.shape) for part in parts) for parts in panels]
-        into = aligned_empty_together([(1, length) for length in lengths], matrices[0].dtype)
+        into = aligned_empty_together([(1, _elements(parts)) for parts in panels], matrices[0].dtype)
     for weights, parts, packed in zip(matrices, panels, into, strict=True):
         begin, flat = 0, packed.reshape(-1)
-        for first, gates, shape in parts:
+        for first, gates, of, shape in parts:
             stop = begin + math.prod(shape)
             data = for_kernels(weights), first, gates, of, flat[begin:stop].reshape(shape)
             team.run(kernel, data, (max(len(weights) // PACKED_ROWS, 1),))
             begin = stop
     return list(into)
+
+
+def _elements(parts: Sequence[Panels]) -> int:
+    return sum(math.prod(part.shape) for part in parts)
+
+
+def pack_forward(team: Team, cell: Cell, matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return Wx, Wh and a projection as panels for the forward kernels, each a row."""
+    (D, columns), dtype = matrices[0].shape, matrices[0].dtype
+    projected = len(matrices[1]) if cell.projected else 0
+    panels = forward_panels(cell, D, columns // len(cell.gates), projected, dtype)
+    return pack(team, layout.pack_columns, matrices, panels)
+
+
+def pack_backward(team: Team, cell: Cell, matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the same for the backward kernels; panels of a projection transposed, and then as for the forward ones."""
+    (D, columns), dtype = matrices[0].shape, matrices[0].dtype
+    H, projected = columns // len(cell.gates), len(matrices[1]) if cell.projected else 0
+    panels = backward_panels(cell, D, H, projected, dtype)
+    lengths, forth = [_elements(parts) for parts in panels], forward_panels(cell, D, H, projected, dtype)[2:]
+    rows = aligned_empty_together(
+        [(1, length + sum(map(_elements, forth)) * (k == 2)) for k, length in enumerate(lengths)], dtype
+    )
+    pack(team, layout.pack_transposed, matrices, panels, rows)
+    pack(team, layout.pack_columns, matrices[2:], forth, [row[:, lengths[2] :] for row in rows[2:]])
+    return rows
+
+
+def all_matrices(weights: Sequence[np.ndarray], projection: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Wx, Wh and a projection (H, P), which may be flat; None is none."""
+    Wx, Wh = weights
+    return (Wx, Wh) if projection is None else (Wx, Wh, projection.reshape(-1, len(Wh)))
 
 
 def unpack(team: Team, sums: np.ndarray, gates: int, gradient: np.ndarray) -> None:
@@ -316,7 +357,7 @@ def small_forward(
     cell: Cell, sizes: Sizes, dtype: np.dtype, keeps: bool, only_last: bool, *arguments: np.ndarray
 ) -> SmallCall | None:
     """Make a small call for arrays like these, x, the states, Wx, Wh and the biases; None if it is not small."""
-    N, T, D, H = sizes
+    N, T, D, H, _ = sizes
     plan = plan_forward(cell, sizes, dtype, None)
     if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0:
         return None
@@ -325,11 +366,11 @@ def small_forward(
         cell.machine_code("forward", dtype),
         tuple([array.shape for array in arguments]),
         None if arguments[0].ndim == 2 else (N * T, D),
-        (N * T, H),
-        (N, H),
+        (N * T, sizes.P),
+        (N, sizes.P),
         (T if keeps else 1, N, len(cell.tape) * units),
         (T + 1 if keeps else 1, N, units),
-        np.zeros((0, H), dtype) if only_last else None,
+        np.zeros((0, sizes.P), dtype) if only_last else None,
         None if cell.tape else np.zeros((T if keeps else 1, N, 0), dtype),
         whole_places(N, T),
         plan.scratch,
@@ -340,12 +381,12 @@ def small_forward(
 
 def small_spans(cell: Cell, call: SmallCall, dtype: np.dtype, spans: int, longest: int, onward: int) -> SmallCall:
     """Make a small call of one for a whole batch: for so many spans of it, of so many steps at most, anywhere."""
-    D, H, keeps = call.shapes[0][2], call.last[1], call.track[0] > 1
-    plan = plan_forward(cell, Sizes(spans, longest, D, H), dtype, 1)
+    D, H, P, keeps = call.shapes[0][2], call.shapes[len(cell.states)][1], call.last[1], call.track[0] > 1
+    plan = plan_forward(cell, Sizes(spans, longest, D, H, P * cell.projected), dtype, 1)
     steps = longest if keeps else 1
     tape = steps, spans, call.tape[2]
     return call._replace(
-        last=(spans, H),
+        last=(spans, P),
         tape=tape,
         track=(longest + 1 if keeps else 1, spans, call.track[2]),
         no_tape=None if cell.tape else np.zeros(tape, dtype),
@@ -374,7 +415,8 @@ def run_forward(
     """Run a forward pass from `h0` and the first tracked state, on weights that may have been packed before.
 
     Where there are `spans`, they are the sequences of `sizes` and of the states. The hidden states go to `h` if it is
-    given. With `later` the pass goes there instead, and arrays are filled when it runs; on one thread only.
+    given. With `later` the pass goes there instead, and arrays are filled when it runs; on one thread only. Of a
+    projected cell P stands for H in the shapes of hidden states, and the projection, flat, is the last of `biases`.
 
     Returns
     -------
@@ -386,11 +428,11 @@ def run_forward(
         Of all steps if it `keeps`, or else the last tracked state, alone.
     """
     dtype = x.dtype
-    N, T, D, H = sizes
+    N, T, D, H, _ = sizes
     units, rows = unit_columns(H, dtype), x.size // D if D else math.prod(x.shape[:-1])
     if h is None:
-        h = (empty if spans is None or spans.is_whole else zeros)((0 if only_last else rows, H), dtype)
-    last = empty((N, H), dtype)
+        h = (empty if spans is None or spans.is_whole else zeros)((0 if only_last else rows, sizes.P), dtype)
+    last = empty((N, sizes.P), dtype)
     tape = empty((T if keeps else 1, N, len(cell.tape) * units), dtype)
     track = empty((T + 1 if keeps else 1, N, units), dtype)
     if N * T * H == 0:
@@ -410,9 +452,10 @@ def run_forward(
         matrices: Sequence[np.ndarray] = weights
         if plan.packs:
             if packed is None:
-                panels = forward_panels(cell, D, H, dtype)
-                packed = pack(team, layout.pack_columns, weights, len(cell.gates), panels)
-            matrices = packed
+                packed = pack_forward(team, cell, all_matrices(weights, projection_of(cell, biases)))
+            matrices = packed[:2]
+            if cell.projected:
+                biases = *biases[:-1], packed[2].reshape(-1)
         data = x.reshape(rows, D), h0, track0, *matrices, biases, h, last, tape, track, places, work
 
         def run(begin: int, end: int) -> None:
@@ -429,6 +472,11 @@ def run_forward(
             for begin, end in segments(T, plan.flops):
                 run(begin, end)
     return h, last, Kept(tape, track)
+
+
+def projection_of(cell: Cell, biases: tuple[np.ndarray, ...]) -> np.ndarray | None:
+    """The flat projection among the biases of a cell, if it has one."""
+    return biases[-1] if cell.projected else None
 
 
 def forward_block(plan: Plan, T: int) -> int:
@@ -469,7 +517,7 @@ def _bytes_per_step(cell: Cell, sizes: Sizes, dtype: np.dtype) -> tuple[int, int
     units = unit_columns(sizes.H, dtype)
     return (
         (len(cell.tape) + 1) * units * sizes.N * dtype.itemsize,
-        len(cell.states) * sizes.N * sizes.H * dtype.itemsize,
+        (sizes.P + (len(cell.states) - 1) * sizes.H) * sizes.N * dtype.itemsize,
     )
 
 
@@ -533,9 +581,9 @@ def run_forward_with_checkpoints(
     dtype, H = x.dtype, sizes.H
     borders = block_borders(cell, sizes, dtype, steps, spans)
     if packed is None:
-        packed = pack(Team(1), layout.pack_columns, weights, len(cell.gates), forward_panels(cell, sizes.D, H, dtype))
+        packed = pack_forward(Team(1), cell, all_matrices(weights, projection_of(cell, biases)))
     rows = 0 if only_last else x.shape[0] * x.shape[1]
-    h = (empty if spans.is_whole else zeros)((rows, H), dtype)
+    h = (empty if spans.is_whole else zeros)((rows, sizes.P), dtype)
     recorder.tell_work(recorder.Work(cell.key, sizes, spans.steps, rows))
     before = []
     for begin, end in itertools.pairwise(borders):
@@ -561,6 +609,7 @@ class Gradients(NamedTuple):
     dWx: np.ndarray
     dWh: np.ndarray
     dbs: tuple[np.ndarray, ...]
+    """Of all biases, and the flat one of a projection."""
 
 
 def run_backward(
@@ -577,17 +626,19 @@ def run_backward(
     spans: Spans | None = None,
     checkpoints: Checkpoints | None = None,
     own: np.ndarray | None = None,
+    projection: np.ndarray | None = None,
     later: list[Pass] | None = None,
 ) -> Gradients:
     """Run a backward pass from the last step to the first.
 
     `dh` (N, T, H), or (N, H) for a step, and `dstate`, a gradient (N, H) of each state after the last step, may be
     None, which is zero. Where there are `spans`, they are the sequences of `sizes` and of the states. With
-    `checkpoints` the forward pass runs again, block by block. `own` is the bias that row functions read. With
-    `later` as `run_forward`, without checkpoints.
+    `checkpoints` the forward pass runs again, block by block. `own` is the bias that row functions read. With a
+    `projection` (H, P), P stands for H in the shapes of hidden states. With `later` as `run_forward`, without
+    checkpoints.
     """
     dtype = x.dtype
-    N, T, D, H = sizes
+    N, T, D, H, _ = sizes
     count = x.size // D if D else math.prod(x.shape[:-1])
     columns, units = len(cell.gates) * H, unit_columns(H, dtype)
     dtrack = np.zeros((N, units) if len(cell.states) > 1 else (1, 1), dtype)
@@ -595,26 +646,29 @@ def run_backward(
         if gradient is not None:
             dtrack[:, :H] = gradient
     dx = (empty if spans is None or spans.is_whole else zeros)((count, D), dtype)
-    dh0 = empty((N, H), dtype)
-    dWx, dWh = empty((D, columns), dtype), empty((H, columns), dtype)
-    dbs = tuple([empty((columns,), dtype) for _ in cell.biases])
+    dh0 = empty((N, sizes.P), dtype)
+    dWx, dWh = empty((D, columns), dtype), empty((sizes.P, columns), dtype)
+    dbs = tuple([empty((columns,), dtype) for _ in range(cell.bias_count)])
     if own is not None:
         dbs[-1][...] = own
+    if projection is not None:
+        dbs = *dbs, empty((projection.size,), dtype)
     if N * T * H == 0:
         dx.fill(0)
         dh0[...] = 0 if dstate[0] is None else dstate[0]
         for gradient in (dWx, dWh, *dbs):
             gradient.fill(0)
         return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
-    rows = np.zeros((0, H), dtype) if dh is None else dh.reshape(count, H)
-    dlast = np.zeros((0, H), dtype) if dstate[0] is None else dstate[0]
+    rows = np.zeros((0, sizes.P), dtype) if dh is None else dh.reshape(count, sizes.P)
+    dlast = np.zeros((0, sizes.P), dtype) if dstate[0] is None else dstate[0]
     plan = plan_backward(cell, sizes, dtype, num_threads, packed is not None, spans)
     code = cell.machine_code("backward", dtype)
     steps = N * T if spans is None else spans.steps
     recorder.tell_work(recorder.Work(cell.key, sizes, steps, 0, checkpoints is not None))
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
     work = borrow(plan.scratch, dtype)
-    last = rows, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work
+    outputs: tuple[Any, ...] = rows, dlast, dtrack, dx, dh0, dWx, dWh
+    further: tuple[np.ndarray, ...] = () if projection is None else (projection.reshape(-1),)
     if (
         checkpoints is None
         and plan.threads == 1
@@ -624,22 +678,27 @@ def run_backward(
         and later is None
     ):
         division = ALONE, 0, onward, False, 0, T, 0, plan.chunk, plan.blocked, False
-        code(x.reshape(count, D), h0, *weights, *kept, *last, recorder.NO_TRACE, *division)
+        code(
+            *(x.reshape(count, D), h0, *weights, *kept, *outputs, (*dbs, *further), places, work),
+            *(recorder.NO_TRACE, *division),
+        )
         give_back(work)
         return Gradients(dx, dh0, dtrack[:, :H], dWx, dWh, dbs)
     blocks: Iterable[tuple[int, int, np.ndarray, Kept]] = [(0, T, h0, kept)]
     if checkpoints is not None:
-        blocks = _run_again(cell, x, weights, sizes, num_threads, spans or whole_spans(N, T), checkpoints)
+        blocks = _run_again(cell, x, weights, projection, sizes, num_threads, spans or whole_spans(N, T), checkpoints)
     matrices: Sequence[np.ndarray] = weights
     for first, stop, before, kept_there in blocks:
         kind = _kind("backward", cell, sizes, dtype, packed is not None, spans), stop - first
         with Team(plan.threads, kind, steps) as team:
             if plan.packs:
                 if packed is None:
-                    panels = backward_panels(cell, D, H, dtype)
-                    packed = pack(team, layout.pack_transposed, weights, len(cell.gates), panels)
-                matrices = packed
-            data = x.reshape(count, D), before, *matrices, *kept_there, *last
+                    packed = pack_backward(team, cell, all_matrices(weights, projection))
+                matrices, further = packed[:2], tuple([row.reshape(-1) for row in packed[2:]])
+            data = (
+                *(x.reshape(count, D), before, *matrices, *kept_there, *outputs),
+                *((*dbs, *further), places, work),
+            )
 
             def run(begin: int, end: int, team: Team = team, data: Any = data, first: int = first) -> None:
                 arguments = onward, plan.packs, begin, end, first, plan.chunk, plan.blocked, plan.by_rows
@@ -664,14 +723,14 @@ def _run_again(
     cell: Cell,
     x: np.ndarray,
     weights: tuple[np.ndarray, np.ndarray],
+    projection: np.ndarray | None,
     sizes: Sizes,
     num_threads: int | None,
     spans: Spans,
     checkpoints: Checkpoints,
 ) -> Iterator[tuple[int, int, np.ndarray, Kept]]:
     """Blocks of steps from the last to the first, with the hidden state before and what the forward pass keeps."""
-    panels = forward_panels(cell, sizes.D, sizes.H, x.dtype)
-    packed = pack(Team(1), layout.pack_columns, weights, len(cell.gates), panels)
+    packed = pack_forward(Team(1), cell, all_matrices(weights, projection))
     blocks = zip(itertools.pairwise(checkpoints.borders), checkpoints.states, strict=True)
     for (begin, end), states in reversed(list(blocks)):
         block, part = sizes._replace(T=end - begin), spans.part(begin, end)
@@ -689,7 +748,7 @@ class SmallBackward(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     """Of the fields of the cache and of the gradients."""
     gradients: tuple[tuple[int, ...], ...]
-    """Shapes of dx, dh0, dWx, dWh and db."""
+    """Shapes of dx, dh0, dWx, dWh, db and a projection."""
     nothing: np.ndarray
     """Stands for what there is no gradient of."""
     places: np.ndarray
@@ -705,7 +764,7 @@ def small_backward(
 
     Where there are spans it is for all others of these `sizes` in the same direction, too.
     """
-    N, T, D, H = sizes
+    N, T, D, H, projected = sizes
     if N * T * H == 0:
         return None
     plan = plan_backward(cell, sizes, dtype, None if spans is None else 1)
@@ -716,8 +775,15 @@ def small_backward(
     return SmallBackward(
         cell.machine_code("backward", dtype),
         tuple([array.shape for array in arguments]),
-        ((math.prod(arguments[0].shape[:-1]), D), (N, H), (D, columns), (H, columns), (columns,)),
-        np.zeros((0, H), dtype),
+        (
+            (math.prod(arguments[0].shape[:-1]), D),
+            (N, sizes.P),
+            (D, columns),
+            (sizes.P, columns),
+            (columns,),
+            (H, projected),
+        ),
+        np.zeros((0, sizes.P), dtype),
         whole_places(N, T),
         plan.scratch,
         (

@@ -17,11 +17,10 @@ from rnnkernels import _direction, _sequence
 from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
 from rnnkernels._checks.arrays import check_axes
-from rnnkernels._checks.cells import Sizes
 from rnnkernels._checks.gradients import check_given_gradient
 from rnnkernels._checks.layers import check_one_direction, suffixes
 from rnnkernels._checks.settings import check_choice, check_count
-from rnnkernels._checks.stacks import check_stack_cache, check_stack_dstate, check_stack_state, check_step_state
+from rnnkernels._checks.stacks import check_stack_cache, check_stack_dstate, check_stack_states, check_step_state
 from rnnkernels._memory import empty
 from rnnkernels._packed import PackedWeights
 from rnnkernels._pipeline import Pass, run_passes
@@ -92,8 +91,8 @@ class Stack:
         x = _direction.in_dtype(x, self.dtype)
         check_axes("x", x, "(N, T, D)")
         (N, T, _), count, family = x.shape, len(self.parts), self.family
-        names, shape = STATE_NAMES[family.cell.states], (count, N, self.parts[0].H)
-        given = [check_stack_state(name, state, shape) for name, state in zip(names, states, strict=True)]
+        named = dict(zip(STATE_NAMES[family.cell.states], states, strict=True))
+        given = check_stack_states(named, count, self.parts[0].sizes(N, T))
         kind = ("forward", keep_cache) if all(option is None for option in options.values()) else None
         caches, make_last, masks = [], [], []
         with self._overlapping(kind, N, T, num_threads) as (threads, later):
@@ -139,18 +138,19 @@ class Stack:
     def backward(self, dh: Any, cache: Any, dstate: Any, num_threads: int | None) -> LayerGradients:
         """Propagate gradients back through whole sequences."""
         family = self.family
-        cache, (N, T, _, H) = check_stack_cache(
+        cache, sizes = check_stack_cache(
             family.cell, cache, StackCache, family.cache, self.layers, self.directions, LANES
         )
+        N, T, P, symbol = sizes.N, sizes.T, sizes.P, family.cell.h_symbol
         if dh is not None:
-            width, shape = ("2H" if self.directions == 2 else "H"), (N, T, self.directions * H)
+            width, shape = ("2" * (self.directions == 2) + symbol), (N, T, self.directions * P)
             dh = _direction.in_dtype(dh, self.dtype, "dh")
             if dh.ndim == 2:  # of the last hidden states alone
                 dh = check_given_gradient("dh", dh, f"(N, {width})", (N, shape[2]), dh.dtype)
             else:
                 dh = check_given_gradient("dh", dh, f"(N, T, {width})", shape, dh.dtype)
         states = family.cell.states
-        last = check_stack_dstate(states, dstate, (len(self.parts), N, H))
+        last = check_stack_dstate(states, dstate, len(self.parts), sizes)
         found: list[Any] = [None] * len(self.parts)
         turned = whole_spans(N, T, True) if self.directions == 2 else None
         is_plain = all(
@@ -163,7 +163,7 @@ class Stack:
 
                 def run(direction: int, own_threads: int | None, first: int = first, dh: Any = dh) -> Any:
                     part = first + direction
-                    own = dh if dh is None else dh[..., direction * H : (direction + 1) * H]
+                    own = dh if dh is None else dh[..., direction * P : (direction + 1) * P]
                     of_part = tuple([None if gradient is None else gradient[part] for gradient in last])
                     return _direction.backward(
                         family, self.parts[part], own, cache.parts[part], of_part, own_threads, later
@@ -219,11 +219,11 @@ class Stack:
         if kind is None:
             return None
         part = self.parts[first]
-        return *kind, part.cell.key, N, T, part.D, part.H, part.dtype, len(self.parts) - first, self.directions
+        return *kind, part.cell.key, *part.sizes(N, T), part.dtype, len(self.parts) - first, self.directions
 
     def _can_overlap(self, direction: str, N: int, T: int, num_threads: int | None) -> bool:
         """Whether two layers at a time are a better use of two threads than teams are, and nobody profiles."""
-        sizes = [Sizes(N, T, part.D, part.H) for part in self.parts]
+        sizes = [part.sizes(N, T) for part in self.parts]
         of_step = [_sequence.step_flops(each, self.family.cell) for each in sizes]
         whole, most = sum(of_step), max(of_step)
         if T * whole < tuning.OVERLAP_FLOPS or most > tuning.OVERLAP_STEP_FLOPS or recorder.listeners:
@@ -254,7 +254,7 @@ class Stack:
         if self.directions == 1:
             return [run(0, num_threads)]
         packed = self.parts[first]
-        plan = make_plan(packed.cell, Sizes(N, T, packed.D, packed.H), packed.dtype, num_threads, True)
+        plan = make_plan(packed.cell, packed.sizes(N, T), packed.dtype, num_threads, True)
         if plan.threads <= 2 and threads_for(2 * T * plan.flops, 2, num_threads) == 2:
             with second_thread(self._kind(kind, first, N, T)) as has:
                 return side_by_side(lambda: run(0, 1), lambda: run(1, 1)) if has else [run(0, 1), run(1, 1)]

@@ -136,7 +136,7 @@ def _multiply_rows(
     edge = aligned_empty((threads, AFFINE_BLOCK_ROWS * panel_columns(1, x.dtype)), x.dtype)
     with Team(threads, (packing.__name__, x.shape, out.shape[1], x.dtype)) as team:
         shape = panels_shape(depth, out.shape[1], x.dtype)
-        (packed,) = pack(team, packing, (w,), 1, [[Panels(0, 1, shape)]])
+        (packed,) = pack(team, packing, (w,), [[Panels(0, 1, 1, shape)]])
         panels = packed.reshape(shape)
         for begin, end in segments(rows, flops):
             team.run(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS))

@@ -16,7 +16,7 @@ from rnnkernels._checks.layers import (
     check_rng,
     suffixes,
 )
-from rnnkernels._checks.settings import check_count
+from rnnkernels._checks.settings import check_absent, check_count
 from rnnkernels._packed import PackedWeights
 from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, LayerGradients
@@ -62,6 +62,7 @@ class Layer:
         bidirectional: bool = False,
         dropout: float = 0.0,
         variational: bool = False,
+        projection: int | None = None,
         dtype: Any = np.float32,
         rng: np.random.Generator | None = None,
         **options: Any,
@@ -82,6 +83,8 @@ class Layer:
             Probability of dropping an output of any layer but the last, in `forward` with `rng`.
         variational : bool, default False
             Whether the same outputs are dropped at all steps.
+        projection : int, optional
+            Columns P of the hidden states, which a projection makes; of an LSTM.
         dtype : dtype_like, default float32
             float32 or float64.
         rng : numpy.random.Generator, optional
@@ -97,21 +100,28 @@ class Layer:
         Raises
         ------
         TypeError, ValueError
-            If a size is no integer or too small, the dtype is another one, or `dropout` is no probability.
+            If a size is no integer or too small, the dtype is another one, or `dropout` is no probability; or if there
+            is a projection, and the class is none of an LSTM.
         """
         D, H, dtype = check_layer_sizes(D, H, dtype)
         num_layers, directions = check_count("num_layers", num_layers), 2 if bidirectional else 1
         check_rng(rng)
         rng = np.random.default_rng() if rng is None else rng
         example = cls.__new__(cls)
-        example._choose({}, **options)
+        example._choose({} if projection is None else {"projection": None}, **options)
         cell, bound = example._family.cell, 1 / np.sqrt(H)
-        columns = len(cell.gates) * H
+        columns, P = len(cell.gates) * H, H
+        if projection is not None:
+            if not cell.projected:
+                check_absent("projection", projection, f"a {cls.__name__} has none, only an LSTM has")
+            P = check_count("projection", projection)
         parameters = {}
         for k, suffix in enumerate(suffixes(num_layers, directions)):
-            depth = D if k < directions else directions * H
-            biases = dict.fromkeys(cell.biases[: len(cell.biases) - cell.own], (columns,))
-            shapes = {"Wx": (depth, columns), "Wh": (H, columns), **biases}
+            depth = D if k < directions else directions * P
+            biases = dict.fromkeys(cell.biases[: cell.bias_count - cell.own], (columns,))
+            shapes = {"Wx": (depth, columns), "Wh": (P, columns), **biases}
+            if cell.projected:
+                shapes["projection"] = (H, P)
             for name, shape in shapes.items():
                 parameters[name + suffix] = rng.uniform(-bound, bound, shape).astype(dtype)
         return cls.from_parameters(parameters, dropout=dropout, variational=variational, **options)
@@ -288,7 +298,8 @@ class Layer:
             Input sequences; of another dtype than the layer they are converted.
         h0 : array_like that broadcasts to (N, H), optional
             Hidden state before the first step; zero without it. Of a stack (K, N, H), where K counts layers and
-            directions: layer by layer, the reverse direction after the other one, as in PyTorch.
+            directions: layer by layer, the reverse direction after the other one, as in PyTorch. P stands for H, here
+            and below, in the shapes of hidden states of an LSTM that projects them.
         lengths, resets, outputs : optional
             As for the function: valid steps of each sequence (N,), steps before which states become zero (N, T), "all"
             or "last". The second direction runs from the last valid step to the first.
@@ -427,6 +438,7 @@ class Layer:
             "dropout": stack.dropout or None,
             "variational": stack.variational or None,
         }
+        facts = {"P": first.P if first.cell.projected else None, **facts}
         told = "".join(f"{name}={fact}, " for name, fact in facts.items() if fact)
         return f"{type(self).__name__}(D={first.D}, H={first.H}, {told}dtype={stack.dtype})"
 
@@ -551,6 +563,8 @@ class LSTM(Layer):
         Weights of the hidden state, same order.
     b : array_like of shape (4H,)
         Bias, same order.
+    projection : array_like of shape (H, P), optional
+        Weights that make the hidden state, which has P columns then, of what the units make; `Wh` is (P, 4H).
     peepholes : array_like of shape (3, H), optional
         Weights by which the gates i, f and o see the cell state. They are a parameter, and have a gradient.
     coupled : bool, default False
@@ -590,18 +604,30 @@ class LSTM(Layer):
     _stream = LSTMStream
 
     def __init__(
-        self, Wx: Any, Wh: Any, b: Any, *, peepholes: Any = None, coupled: bool = False, cell_clip: float | None = None
+        self,
+        Wx: Any,
+        Wh: Any,
+        b: Any,
+        *,
+        projection: Any = None,
+        peepholes: Any = None,
+        coupled: bool = False,
+        cell_clip: float | None = None,
     ) -> None:
-        given = {"Wx": Wx, "Wh": Wh, "b": b, **({} if peepholes is None else {"peepholes": peepholes})}
+        optional = {"projection": projection, "peepholes": peepholes}
+        given = {"Wx": Wx, "Wh": Wh, "b": b, **{name: array for name, array in optional.items() if array is not None}}
         self._choose(given, coupled, cell_clip)
         self._hold([given])
 
     def _choose(self, parameters: Mapping[str, Any], coupled: bool = False, cell_clip: float | None = None) -> None:
-        has_peepholes = any(str(name).startswith("peepholes") for name in parameters) or None
-        self._family, self._cell_clip = lstm.family(has_peepholes, coupled, cell_clip), cell_clip
+        has_projection, has_peepholes = (
+            any(str(name).startswith(array) for name in parameters) or None for array in ("projection", "peepholes")
+        )
+        self._family = lstm.family(has_projection, has_peepholes, coupled, cell_clip)
+        self._cell_clip = cell_clip
 
     def _facts(self) -> dict[str, Any]:
-        facts = {"coupled": self._family.cell.variant == "coupled", "cell_clip": self._cell_clip}
+        facts = {"coupled": "coupled" in dict(self._family.cell.options), "cell_clip": self._cell_clip}
         return {**super()._facts(), **facts}
 
     def forward(

@@ -6,7 +6,7 @@ import numpy as np
 
 from rnnkernels import _recurrent, _sequence
 from rnnkernels._caches import RecurrentCache
-from rnnkernels._checks.cells import check_peepholes
+from rnnkernels._checks.cells import check_peepholes, check_projection
 from rnnkernels._recorder import profiled
 from rnnkernels._results import (
     ForwardResult,
@@ -16,7 +16,7 @@ from rnnkernels._results import (
     LSTMStepOptions,
     SequenceGradients,
 )
-from rnnkernels.kernels.lstm import CELL, COUPLED, PEEPHOLE
+from rnnkernels.kernels.lstm import CELL, COUPLED, COUPLED_PROJECTED, PEEPHOLE, PEEPHOLE_PROJECTED, PROJECTED
 
 
 class LSTMCache(RecurrentCache):
@@ -67,27 +67,53 @@ class LSTMCoupledCache(LSTMCache):
         return 1 - self.i
 
 
+class LSTMProjectedCache(LSTMCache):
+    """What the backward pass of an LSTM with a projection needs; see `RecurrentCache` for its fields."""
+
+    cell = PROJECTED
+
+
+class LSTMPeepholeProjectedCache(LSTMCache):
+    """The same with peepholes or a clip, too."""
+
+    cell = PEEPHOLE_PROJECTED
+
+
+class LSTMCoupledProjectedCache(LSTMCoupledCache):
+    """The same with coupled gates, too."""
+
+    cell = COUPLED_PROJECTED
+
+
 FAMILY = _recurrent.family(CELL, LSTMCache, LSTMState)
-PEEPHOLE_FAMILY = _recurrent.family(PEEPHOLE, LSTMPeepholeCache, LSTMState)
-COUPLED_FAMILY = _recurrent.family(COUPLED, LSTMCoupledCache, LSTMState)
+VARIANTS = {
+    cache: _recurrent.family(cache.cell, cache, LSTMState)
+    for cache in (
+        *(LSTMPeepholeCache, LSTMCoupledCache),
+        *(LSTMProjectedCache, LSTMPeepholeProjectedCache, LSTMCoupledProjectedCache),
+    )
+}
+"""Families by their caches."""
 
 
-def family(peepholes: Any, coupled: bool, cell_clip: float | None) -> _recurrent.Family:
+def family(projection: Any, peepholes: Any, coupled: bool, cell_clip: float | None) -> _recurrent.Family:
     """That of the cell with what is given, or not None."""
     if peepholes is None and cell_clip is None and not coupled:
-        return FAMILY
-    return COUPLED_FAMILY if coupled else PEEPHOLE_FAMILY
+        return FAMILY if projection is None else VARIANTS[LSTMProjectedCache]
+    if projection is None:
+        return VARIANTS[LSTMCoupledCache if coupled else LSTMPeepholeCache]
+    return VARIANTS[LSTMCoupledProjectedCache if coupled else LSTMPeepholeProjectedCache]
 
 
 def _family_of(cache: Any) -> _recurrent.Family:
     """Of which a cache is; the plain one for what is none."""
-    kinds = {LSTMPeepholeCache: PEEPHOLE_FAMILY, LSTMCoupledCache: COUPLED_FAMILY}
-    return kinds.get(type(cache), FAMILY)
+    return VARIANTS.get(type(cache), FAMILY)
 
 
-def _biases(of: _recurrent.Family, b: Any, peepholes: Any, cell_clip: Any, Wh: Any) -> tuple[Any, ...]:
-    """Biases of the cell."""
-    return (b, check_peepholes(of.cell, peepholes, cell_clip, Wh)) if of.cell.own else (b,)
+def _biases(of: _recurrent.Family, b: Any, projection: Any, peepholes: Any, cell_clip: Any, Wh: Any) -> tuple[Any, ...]:
+    """Biases of the cell, and a flat projection."""
+    biases = (b, check_peepholes(of.cell, peepholes, cell_clip, Wh)) if of.cell.own else (b,)
+    return (*biases, check_projection(of.cell, projection, b)) if of.cell.projected else biases
 
 
 @overload
@@ -135,6 +161,7 @@ def lstm_forward(
     b: Any,
     *,
     c0: Any = None,
+    projection: Any = None,
     peepholes: Any = None,
     coupled: bool = False,
     cell_clip: float | None = None,
@@ -163,6 +190,9 @@ def lstm_forward(
         Bias, same order.
     c0 : array_like that broadcasts to (N, H), optional
         Cell state before the first step; zero without it.
+    projection : array_like of shape (H, P), optional
+        Weights that make the hidden state of what the H units make. It has P columns then, and so have `h0`, `h` and
+        whatever else is of hidden states; `Wh` is of shape (P, 4H).
     peepholes : array_like of shape (3, H), optional
         Weights by which the gates i, f and o see the cell state: i and f before the step, o after it.
     coupled : bool, default False
@@ -225,6 +255,10 @@ def lstm_forward(
         c[t]    = clip(f * c[t-1] + i * g, -cell_clip, cell_clip)
         o       = sigmoid(z_o + p_o * c[t])
 
+    and with a projection::
+
+        h[t]    = (o * tanh(c[t])) @ projection
+
     Each element of z sums the bias, the products with x[t] and those with h[t-1], in this order, in fixed parts and by
     fused multiply-add: the bits of h depend neither on the other sequences nor on how steps are divided among calls.
 
@@ -235,6 +269,8 @@ def lstm_forward(
        Computation 12(10), 2000.
     .. [3] K. Greff, R. K. Srivastava, J. Koutník, B. R. Steunebrink and J. Schmidhuber, "LSTM: A Search Space
        Odyssey", IEEE Transactions on Neural Networks and Learning Systems 28(10), 2017.
+    .. [4] H. Sak, A. Senior and F. Beaufays, "Long Short-Term Memory Recurrent Neural Network Architectures for Large
+       Scale Acoustic Modeling", Interspeech 2014.
 
     Examples
     --------
@@ -245,14 +281,14 @@ def lstm_forward(
     array([[[0.3696],
             [0.6505]]])
     """
-    of = family(peepholes, coupled, cell_clip)
+    of = family(projection, peepholes, coupled, cell_clip)
     return _recurrent.forward(
         of,
         x,
         (h0, c0),
         Wx,
         Wh,
-        _biases(of, b, peepholes, cell_clip, Wh),
+        _biases(of, b, projection, peepholes, cell_clip, Wh),
         keep_cache,
         num_threads,
         None,
@@ -292,8 +328,8 @@ def lstm_backward(
     db : ndarray of shape (4H,)
         Gradients of the arguments of `lstm_forward`, in the wider of the dtypes of `dh` and `cache`.
 
-    The result has `dc0`, the gradient of the first cell state, too, and `dpeepholes` if the LSTM has peepholes, a clip
-    or coupled gates.
+    The result has `dc0`, the gradient of the first cell state, too, `dpeepholes` if the LSTM has peepholes, a clip or
+    coupled gates, and `dprojection` if it has a projection, which makes `dh0` (N, P) and `dWh` (P, 4H).
 
     Raises
     ------
@@ -319,6 +355,9 @@ def lstm_backward(
         dh[t-1] = dh[t-1] + dz[t] @ Wh.T
 
         dx = dz @ Wx.T,   dWx = sum x[t].T @ dz[t],   dWh = sum h[t-1].T @ dz[t],   db = sum dz[t]
+
+    With a projection, dh[t] @ projection.T takes the place of dh[t] but in the last line but one, and dprojection is
+    the sum of (o * tanh(c[t])).T @ dh[t].
 
     References
     ----------
@@ -382,6 +421,7 @@ def lstm_step_forward(
     Wh: Any,
     b: Any,
     *,
+    projection: Any = None,
     peepholes: Any = None,
     coupled: bool = False,
     cell_clip: float | None = None,
@@ -405,7 +445,7 @@ def lstm_step_forward(
         Weights of the hidden state, same order.
     b : array_like of shape (4H,)
         Bias, same order.
-    peepholes, coupled, cell_clip : optional
+    projection, peepholes, coupled, cell_clip : optional
         As for `lstm_forward`.
     keep_cache : bool, default True
         Whether to keep what `lstm_step_backward` needs.
@@ -445,8 +485,8 @@ def lstm_step_forward(
     >>> next_h.round(4), next_c.round(4)
     (array([[0.3696]]), array([[0.5568]]))
     """
-    of, states = family(peepholes, coupled, cell_clip), (prev_h, prev_c)
-    biases = _biases(of, b, peepholes, cell_clip, Wh)
+    of, states = family(projection, peepholes, coupled, cell_clip), (prev_h, prev_c)
+    biases = _biases(of, b, projection, peepholes, cell_clip, Wh)
     next_h, next_c, cache = _recurrent.step_forward(of, x, states, Wx, Wh, biases, keep_cache, num_threads)
     return next_h, next_c, cache
 
@@ -478,7 +518,8 @@ def lstm_step_backward(
     db : ndarray of shape (4H,)
         Gradients of the arguments of `lstm_step_forward`.
 
-    The result has `dpeepholes`, too, if the LSTM has peepholes, a clip or coupled gates.
+    The result has `dpeepholes`, too, if the LSTM has peepholes, a clip or coupled gates, and `dprojection` if it has a
+    projection.
 
     Raises
     ------
@@ -506,4 +547,6 @@ def lstm_step_backward(
     result = LSTMStepGradients((dx, dprev_h, dprev_c, dWx, dWh, dbs[0]))
     if of.cell.own:
         result.dpeepholes = _sequence.peepholes_of(of.cell, dbs[1])
+    if of.cell.projected:
+        result.dprojection = _recurrent.dprojection(of.cell, dbs, dWh)
     return result

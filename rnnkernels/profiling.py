@@ -364,6 +364,9 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
     if layer.removesuffix("_step") in cells:
         (*batch, D), H = shapes["x"], shapes["Wh"][0]
         N, T = batch if len(batch) == 2 else (*batch, 1, 1)[:2]
+        if record.work is not None and record.work.sizes[4] > 0:
+            *_, H, P = record.work.sizes
+            return {"N": N, "T": T, "D": D, "H": H, "P": P}, 0
         return {"N": N, "T": T, "D": D, "H": H}, 0
     if layer == "temporal_affine":
         (N, T, D), M = shapes["x"], shapes["w"][1]

@@ -4,9 +4,10 @@ Nothing here is checked or tuned: arguments are arrays of one float dtype and of
 have that dtype. Any float dtype works, ``np.longdouble`` too, which is how the tests obtain values that are exact
 compared with float64. The caches are tuples for the matching backward function and nobody else.
 
-Sizes: N sequences, T steps, D inputs, H hidden units, V words, M outputs. Along the last axis of `Wx`, `Wh` and `b` lie
-blocks of H columns, one for each gate: i, f, o, g of the LSTM, and r, z, n of the GRU, in this order. ``*`` is the
-element-wise product, ``@`` the matrix product, and ``d`` before a name the gradient of the loss with respect to it.
+Sizes: N sequences, T steps, D inputs, H hidden units, P columns of a projection, V words, M outputs. Along the last
+axis of `Wx`, `Wh` and `b` lie blocks of H columns, one for each gate: i, f, o, g of the LSTM, and r, z, n of the GRU,
+in this order. ``*`` is the element-wise product, ``@`` the matrix product, and ``d`` before a name the gradient of the
+loss with respect to it.
 
 States and the inputs of single steps broadcast as in NumPy. The state before the first step is (N, H), (1, H), (H,) or
 a number, or None for zero; the input of a step is (N, D), (1, D) or (D,), and its states as above, but not None. Where
@@ -281,6 +282,7 @@ def lstm_step_forward(
     Wh: np.ndarray,
     b: np.ndarray,
     *,
+    projection: np.ndarray | None = None,
     peepholes: np.ndarray | None = None,
     coupled: bool = False,
     cell_clip: float | None = None,
@@ -299,7 +301,7 @@ def lstm_step_forward(
         Weights of the hidden state.
     b : ndarray of shape (4H,)
         Bias.
-    peepholes, coupled, cell_clip : optional
+    projection, peepholes, coupled, cell_clip : optional
         As for `lstm_forward`.
 
     Returns
@@ -324,12 +326,13 @@ def lstm_step_forward(
         and x.ndim == prev_h.ndim == prev_c.ndim == 2
         and len(x) == len(prev_h) == len(prev_c)
     ):
-        options = {"peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
+        options = {"projection": projection, "peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
         return _broadcast_forward(lstm_step_forward, x, (prev_h, prev_c), Wx, Wh, b, **options)
     variant = _variant(peepholes, coupled, cell_clip)
     z = np.dot(x, Wx) + np.dot(prev_h, Wh) + b  # (9)
-    next_h, next_c, gates = _lstm_cell_forward(z, prev_c, variant)
-    return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, gates, next_c.copy(), variant)
+    m, next_c, gates = _lstm_cell_forward(z, prev_c, variant)
+    next_h = m if projection is None else np.dot(m, projection)  # (13')
+    return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, gates, next_c.copy(), variant, m, projection)
 
 
 def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Cache) -> LSTMStepGradients:
@@ -361,17 +364,24 @@ def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Cache) -
         dz_g    = dc * i * (1 - g**2)                       (18)
         dprev_c = dc * f                                    (19)
 
-    and from dz the same products as in (3) and (4).
+    and from dz the same products as in (3) and (4). With a projection, with m of (13')::
+
+        dprojection = m.T @ dnext_h                         (19')
+
+    and dnext_h @ projection.T takes the place of dnext_h in (14) to (19).
     """
     if type(cache) is _BroadcastCache:
         return _broadcast_backward(lstm_step_backward, (dnext_h, dnext_c), cache)
-    x, prev_h, prev_c, Wx, Wh, gates, next_c, variant = cache
-    dz, dprev_c = _lstm_cell_backward(dnext_h, dnext_c, gates, prev_c, next_c, variant)
+    x, prev_h, prev_c, Wx, Wh, gates, next_c, variant, m, projection = cache
+    dm = dnext_h if projection is None else np.dot(dnext_h, projection.T)
+    dz, dprev_c = _lstm_cell_backward(dm, dnext_c, gates, prev_c, next_c, variant)
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
     dWx, dWh, db = np.dot(x.T, dz), np.dot(prev_h.T, dz), dz.sum(axis=0)  # (4)
     gradients = LSTMStepGradients((dx, dprev_h, dprev_c, dWx, dWh, db))
     if variant is not None:
         gradients.dpeepholes = _dpeepholes(dz, prev_c, next_c, variant)
+    if projection is not None:
+        gradients.dprojection = np.dot(m.T, dnext_h)  # (19')
     return gradients
 
 
@@ -383,6 +393,7 @@ def lstm_forward(
     b: np.ndarray,
     *,
     c0: np.ndarray | None = None,
+    projection: np.ndarray | None = None,
     peepholes: np.ndarray | None = None,
     coupled: bool = False,
     cell_clip: float | None = None,
@@ -407,6 +418,8 @@ def lstm_forward(
         Bias.
     c0 : ndarray that broadcasts to (N, H), optional
         Cell state before the first step; zero by default.
+    projection : ndarray of shape (H, P), optional
+        What makes the hidden state, (N, P) then; `Wh` is (P, 4H).
     peepholes : ndarray of shape (3, H), optional
         Weights by which the gates i, f and o see the cell state.
     coupled : bool, default False
@@ -432,29 +445,38 @@ def lstm_forward(
         i, f   = sigmoid(z_i + p_i * prev_c), sigmoid(z_f + p_f * prev_c)       (10')
         next_c = clip(f * prev_c + i * g, -cell_clip, cell_clip)                (12')
         o      = sigmoid(z_o + p_o * next_c)                                    (10'')
+
+    and with a projection::
+
+        m      = o * tanh(next_c)       next_h = m @ projection                 (13')
     """
     if lengths is not None or reverse or resets is not None or outputs == "last":
-        options: Any = {"peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
+        options: Any = {"projection": projection, "peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
         run = partial(lstm_forward, Wx=Wx, Wh=Wh, b=b, **options)
-        return _forward_by_stretches(run, LSTMState, x, {"h0": h0, "c0": c0}, Wh, lengths, reverse, resets, outputs)
+        states = {"h0": h0, "c0": c0}
+        widths = len(Wh), len(Wh) if projection is None else len(projection)
+        return _forward_by_stretches(run, LSTMState, x, states, Wh, lengths, reverse, resets, outputs, widths)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
     if c0 is not None:
         c0 = _array(c0, Wh)
     variant = _variant(peepholes, coupled, cell_clip)
     N, T, _ = x.shape
-    H = Wh.shape[0]
+    P, H = Wh.shape[0], Wh.shape[1] // (3 if coupled else 4)
     zx = _project(x, Wx, b)  # (N, T, 4H)
     dtype = np.result_type(zx, h0, Wh) if c0 is None else np.result_type(zx, h0, c0, Wh)
-    hidden = np.empty((N, T + 1, H), dtype)  # h0 and h, in one array
+    hidden = np.empty((N, T + 1, P), dtype)  # h0 and h, in one array
+    made = hidden[:, 1:] if projection is None else np.empty((N, T, H), dtype)  # by the units
     cells = np.empty((N, T + 1, H), dtype)
     gates = np.empty((N, T, 4 * H), dtype)
     hidden[:, 0] = h0
     cells[:, 0] = 0 if c0 is None else c0
     for t in range(T):
         z = zx[:, t] + np.dot(hidden[:, t], Wh)  # (9)
-        hidden[:, t + 1], cells[:, t + 1], gates[:, t] = _lstm_cell_forward(z, cells[:, t], variant)
-    cache = x, h0, c0, Wx, Wh, hidden, cells, gates, variant
+        made[:, t], cells[:, t + 1], gates[:, t] = _lstm_cell_forward(z, cells[:, t], variant)
+        if projection is not None:
+            hidden[:, t + 1] = np.dot(made[:, t], projection)  # (13')
+    cache = x, h0, c0, Wx, Wh, hidden, cells, gates, variant, made, projection
     result: ForwardResult[Cache, LSTMState] = ForwardResult((hidden[:, 1:].copy(), cache))
     result.make_state = lambda: LSTMState(hidden[:, -1].copy(), cells[:, -1].copy())
     return result
@@ -480,27 +502,32 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     dWh : ndarray of shape (H, 4H)
     db : ndarray of shape (4H,)
 
-    The result has `dc0`, the gradient of the first cell state, too, and `dpeepholes` if there is a variant.
+    The result has `dc0`, the gradient of the first cell state, too, `dpeepholes` if there is a variant, and
+    `dprojection` if there is a projection.
 
     Notes
     -----
     Equations (14) to (19) for t = T - 1 .. 0: the gradients that arrive from the following step start at dstate, and
-    end as dh0 and dc0; the one of the hidden state is dz @ Wh.T. Then the sums of (8).
+    end as dh0 and dc0; the one of the hidden state is dz @ Wh.T. Then the sums of (8), and of (19').
     """
     if type(cache) is _StretchCache:
         return _backward_by_stretches(lstm_backward, dh, cache, dstate)
-    x, h0, c0, Wx, Wh, hidden, cells, gates, variant = cache
+    x, h0, c0, Wx, Wh, hidden, cells, gates, variant, made, projection = cache
     dh, last = _of_all_steps(dh, hidden[:, 1:])
-    N, T, H = dh.shape
+    (N, T, P), H = dh.shape, cells.shape[2]
     dz = np.empty((N, T, Wh.shape[1]), dtype=np.result_type(dh, gates))
-    r = np.zeros((N, H), dtype=dz.dtype)
+    of_steps = np.empty((N, T, P), dtype=dz.dtype)
+    r = np.zeros((N, P), dtype=dz.dtype)
     dc = np.zeros((N, H), dtype=dz.dtype)
     if dstate is not None:
         _add_arriving(dstate, r, dc)
     if last is not None:
         r += last
     for t in reversed(range(T)):
-        dz[:, t], dc = _lstm_cell_backward(dh[:, t] + r, dc, gates[:, t], cells[:, t], cells[:, t + 1], variant)
+        of_steps[:, t] = dm = dh[:, t] + r
+        if projection is not None:
+            dm = np.dot(dm, projection.T)
+        dz[:, t], dc = _lstm_cell_backward(dm, dc, gates[:, t], cells[:, t], cells[:, t + 1], variant)
         r = np.dot(dz[:, t], Wh.T)
     dx, dWx, dWh, db = _accumulate(dz, x, hidden[:, :-1], Wx)  # (8)
     gradients = SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
@@ -508,6 +535,8 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     if variant is not None:
         before, after = (a.reshape(N * T, H) for a in (cells[:, :-1], cells[:, 1:]))
         gradients.dpeepholes = _dpeepholes(dz.reshape(N * T, Wh.shape[1]), before, after, variant)
+    if projection is not None:
+        gradients.dprojection = np.dot(_rows(made).T, _rows(of_steps))  # (19')
     return gradients
 
 
@@ -1125,7 +1154,7 @@ class _StretchCache(NamedTuple):
     """Cache of sequences that were taken apart."""
 
     x: np.ndarray
-    H: int
+    widths: tuple[int, ...]  # columns of states
     states: tuple[Any, ...]  # before the first step, as they were given
     stretches: list[list[tuple[np.ndarray, Cache]]]  # of each sequence: steps and cache of each stretch
     is_kept: list[bool]  # whether the first state of a sequence reaches its first stretch
@@ -1141,15 +1170,19 @@ def _forward_by_stretches(
     reverse: bool,
     resets: Any,
     outputs: str,
+    widths: tuple[int, ...] = (),
 ) -> ForwardResult[Any, Any]:
-    """Run each stretch of each sequence by itself."""
+    """Run each stretch of each sequence by itself; states have so many columns, or else those of the rows of Wh."""
     x = np.asarray(x)
-    (N, T, _), H = x.shape, len(Wh)
+    (N, T, _), widths = x.shape, widths or (len(Wh),)
     given = tuple(None if state is None else _array(state, Wh) for state in states.values())
     dtype = np.result_type(x, Wh, *(state for state in given if state is not None))
-    lasts = [np.array(np.broadcast_to(0 if state is None else state, (N, H)), dtype) for state in given]
-    h = np.zeros((N, T, H), dtype)
-    cache = _StretchCache(x, H, given, [], [])
+    wholes = [
+        np.broadcast_to(0 if state is None else state, (N, width)) for state, width in zip(given, widths, strict=True)
+    ]
+    lasts = [np.array(whole, dtype) for whole in wholes]
+    h = np.zeros((N, T, widths[0]), dtype)
+    cache = _StretchCache(x, widths, given, [], [])
     for n in range(N):
         steps = np.arange(T if lengths is None else lengths[n])[:: -1 if reverse else 1]
         begins = np.zeros(len(steps), bool) if resets is None else np.asarray(resets)[n, steps]
@@ -1173,12 +1206,15 @@ def _backward_by_stretches(
     back: Callable[..., Any], dh: np.ndarray | None, cache: _StretchCache, dstate: Any
 ) -> SequenceGradients:
     """Propagate gradients back through each stretch of each sequence."""
-    x, H, given, stretches, is_kept = cache
+    x, widths, given, stretches, is_kept = cache
     N = len(x)
     arriving = (None,) * len(given) if dstate is None else dstate if isinstance(dstate, tuple) else (dstate,)
     dx, totals, firsts = np.zeros_like(x), None, []
     for n in range(N):
-        state = [np.zeros((1, H), x.dtype) if d is None else np.broadcast_to(d, (N, H))[n : n + 1] for d in arriving]
+        state = [
+            np.zeros((1, width), x.dtype) if d is None else np.broadcast_to(d, (N, width))[n : n + 1]
+            for d, width in zip(arriving, widths, strict=True)
+        ]
         if dh is not None and np.ndim(dh) == 2:
             state[0] = state[0] + dh[n : n + 1]
         for number in reversed(range(len(stretches[n]))):
@@ -1189,7 +1225,7 @@ def _backward_by_stretches(
             state = [gradients.dh0, *([gradients.dc0] if len(given) > 1 else [])]
             if number > 0 or not is_kept[n]:
                 state = [np.zeros_like(part) for part in state]
-            further = [name for name in ("dbh", "dpeepholes") if hasattr(gradients, name)]
+            further = [name for name in ("dbh", "dpeepholes", "dprojection") if hasattr(gradients, name)]
             sums = [*gradients[2:], *(getattr(gradients, name) for name in further)]
             totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
         firsts.append(state)
@@ -1199,8 +1235,8 @@ def _backward_by_stretches(
     result = SequenceGradients((dx, first[0], dWx, dWh, db))
     if len(given) > 1:
         result.dc0 = first[1]
-    if others:
-        setattr(result, further[0], others[0])
+    for name, total in zip(further, others, strict=True):
+        setattr(result, name, total)
     return result
 
 
@@ -1218,21 +1254,23 @@ def _broadcast_forward(
     """Take a step with input and states broadcast to matrices of N rows, and give the results their natural shape."""
     arrays = [_array(a, Wh) for a in (x, *states)]
     lead = np.broadcast_shapes(*(a.shape[:-1] for a in arrays))
-    widths = [arrays[0].shape[-1]] + [len(Wh)] * len(states)
+    projection = options.get("projection")
+    of_states = len(Wh), len(Wh) if projection is None else len(projection)
+    widths = [arrays[0].shape[-1], *of_states[: len(states)]]
     rows = np.prod(lead, dtype=int)
     matrices = [
         np.broadcast_to(a, (*lead, width)).reshape(rows, width) for a, width in zip(arrays, widths, strict=True)
     ]
     *results, cache = step(*matrices, Wx, Wh, *b, **options)
-    natural = [result.reshape(*lead, len(Wh)) for result in results]
+    natural = [result.reshape(*lead, result.shape[1]) for result in results]
     return *natural, _BroadcastCache(cache, [a.shape for a in arrays], lead)
 
 
 def _broadcast_backward(step: Callable[..., Any], upstream: tuple[Any, ...], cache: _BroadcastCache) -> Any:
     """Propagate gradients back through `_broadcast_forward`; sum them where an array was broadcast."""
-    prev_h = cache.cache[1]
     matrices = [
-        np.broadcast_to(_array(d, prev_h), (*cache.lead, prev_h.shape[1])).reshape(prev_h.shape) for d in upstream
+        np.broadcast_to(_array(d, state), (*cache.lead, state.shape[1])).reshape(state.shape)
+        for d, state in zip(upstream, cache.cache[1:], strict=False)
     ]
     gradients = step(*matrices, cache.cache)
     natural = [

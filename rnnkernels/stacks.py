@@ -40,14 +40,16 @@ class StackCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all its arrays, those that the caller has, too."""
-        arrays = [*(array for part in self.parts for array in part), *self.masks]
+        arrays = [*(array for part in self.parts for array in (*part, part.projection)), *self.masks]
         return sum({id(array): array.nbytes for array in arrays if array is not None}.values())
 
     def __repr__(self) -> str:
-        (N, T, D), H = self.parts[0].x.shape, self.parts[0].h0.shape[1]
+        first = self.parts[0]
+        (N, T, D), H = first.x.shape, first.Wx.shape[1] // len(first.cell.gates)
+        projected = f"P={first.h0.shape[1]}, " if first.cell.projected else ""
         return (
-            f"StackCache({len(self.parts)} of {type(self.parts[0]).__name__}, directions={self.directions}, N={N}, "
-            f"T={T}, D={D}, H={H}, dtype={self.parts[0].x.dtype}, {self.nbytes:,} bytes)"
+            f"StackCache({len(self.parts)} of {type(first).__name__}, directions={self.directions}, N={N}, "
+            f"T={T}, D={D}, H={H}, {projected}dtype={first.x.dtype}, {self.nbytes:,} bytes)"
         )
 
 
@@ -86,7 +88,7 @@ class StackStream:
         states: dict[str, Any],
         batch_size: int | None,
     ) -> None:
-        checked, N = check_stream_states(states, batch_size, len(parts), parts[0].H)
+        checked, N = check_stream_states(states, batch_size, len(parts), parts[0].sizes(0, 0))
         streams = [
             open_stream(kind, part, {name[0]: values if values is None else values[k] for name, values in checked}, N)
             for k, part in enumerate(parts)
@@ -187,13 +189,13 @@ class StackStream:
         names = [f"{name}0" for name in self._state._fields]
         if "c0" not in names:
             check_absent("c0", c0, "this cell has no cell state")
-        streams, (N, H) = [self._first, *self._others], self._first.h.shape
+        streams, packed = [self._first, *self._others], self._first.packed
         given = dict(zip(names, (h0, c0), strict=False))
-        checked, _ = check_stream_states(given, N, len(streams), H)
+        checked, _ = check_stream_states(given, len(self._first.h), len(streams), packed.sizes(0, 0))
         for k, stream in enumerate(streams):
             stream.reset(*[values if values is None else values[k] for _, values in checked], rows=rows)
 
     def __repr__(self) -> str:
-        (N, H), D = self._first.h.shape, self._first.packed.D
-        kind = type(self._first).__name__
-        return f"StackStream({1 + len(self._others)} of {kind}, N={N}, D={D}, H={H}, dtype={self.dtype})"
+        N, packed, kind = len(self._first.h), self._first.packed, type(self._first).__name__
+        sizes = f"N={N}, D={packed.D}, H={packed.H}" + (f", P={packed.P}" if packed.cell.projected else "")
+        return f"StackStream({1 + len(self._others)} of {kind}, {sizes}, dtype={self.dtype})"

@@ -22,24 +22,28 @@ from rnnkernels.kernels.rnn import RELU as RNN_RELU
 class Stream:
     """What the streams of all cells share."""
 
-    __slots__ = ("_batch", "_dtype", "_h_shape", "_kernel", "_memory", "_states", "_weights", "_x_shape", "packed")
+    __slots__ = (
+        *("_batch", "_dtype", "_h_shape", "_hidden", "_kernel", "_memory", "_states", "_weights", "_x_shape"),
+        "packed",
+    )
 
     def _open(self, packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> None:
         """Take a state beside packed weights, with room for scratch in one array; `_states` are views of it."""
-        cell, self._dtype, D, H = packed.cell, packed.dtype, packed.D, packed.H
-        checked, N = check_states(tuple(states), tuple(states.values()), batch_size, H, self._dtype)
-        self.packed, self._weights, self._batch = packed, packed.flat, N
-        self._x_shape, self._h_shape = (N, D), (N, H)
-        lanes, units = simd.lanes_of(self._dtype), _sequence.unit_columns(H, self._dtype)
-        shape = N, D, H, len(cell.gates), cell.late, len(cell.biases), cell.own, len(cell.tape), lanes
+        cell, self._dtype, D, H, P = packed.cell, packed.dtype, packed.D, packed.H, packed.P
+        checked, N = check_states(tuple(states), tuple(states.values()), batch_size, packed.sizes(0, 0), self._dtype)
+        self.packed, self._weights, self._batch, self._hidden = packed, packed.flat, N, H
+        self._x_shape, self._h_shape = (N, D), (N, P)
+        lanes, units, projected = simd.lanes_of(self._dtype), _sequence.unit_columns(H, self._dtype), P * cell.projected
+        shape = N, D, H, projected, len(cell.gates), cell.late, cell.bias_count, cell.own, len(cell.tape), lanes
         _, _, base, at, end = passes.stream_regions(*shape)
         self._memory = aligned_zeros((end,), self._dtype)
-        self._kernel = cell.machine_code("stream", self._dtype) if N * H > 0 else _do_nothing
-        if _sequence.step_flops(_sequence.Sizes(N, 1, D, H), cell) >= UNSEEN_FLOPS:
+        self._kernel = cell.machine_code("stream", self._dtype) if N * H * P > 0 else _do_nothing
+        if _sequence.step_flops(packed.sizes(N, 1), cell) >= UNSEEN_FLOPS:
             self._kernel = _interruptible(self._kernel)
         h = self._memory[base + at.h :][: N * at.h_stride].reshape(N, at.h_stride)
         track = self._memory[: N * units].reshape(N, units)
-        self._states = {name: part[:, :H] for name, part in zip(cell.states, (h, track), strict=False)}
+        parts = h[:, :P], track[:, :H]
+        self._states = dict(zip(cell.states, parts, strict=False))
         for state, values in zip(self._states.values(), checked, strict=True):
             if values is not None:
                 state[...] = values
@@ -52,7 +56,8 @@ class Stream:
 
     def __repr__(self) -> str:
         N, D = self._x_shape
-        return f"{type(self).__name__}(N={N}, D={D}, H={self._h_shape[1]}, dtype={self._dtype})"
+        projected = f"P={self._h_shape[1]}, " if self.packed.cell.projected else ""
+        return f"{type(self).__name__}(N={N}, D={D}, H={self._hidden}, {projected}dtype={self._dtype})"
 
     @property
     def dtype(self) -> np.dtype:
@@ -67,8 +72,9 @@ class Stream:
         stream : tuple
             For `advance` and `reset` of that module. What these do to the state is done to that of this stream.
         """
-        (N, D), H = self._x_shape, self._h_shape[1]
-        return nopython.stream_class(self.packed.cell.key)(self._weights, self._memory, N, D, H)
+        (N, D), packed = self._x_shape, self.packed
+        projected = packed.P * packed.cell.projected
+        return nopython.stream_class(packed.cell.key)(self._weights, self._memory, N, D, packed.H, projected)
 
     @property
     def h(self) -> np.ndarray:
@@ -105,8 +111,8 @@ class Stream:
         elif not (
             type(out) is np.ndarray and out.dtype is self._dtype and out.shape == self._h_shape and out.flags.carray
         ):
-            check_out(out, "(N, H)", self._h_shape, self._dtype)
-        self._kernel(x, self._weights, self._memory, out, self._batch, 0, 1)
+            check_out(out, f"(N, {self.packed.cell.h_symbol})", self._h_shape, self._dtype)
+        self._kernel(x, self._weights, self._memory, out, self._batch, self._hidden, 0, 1)
         return out
 
     def steps(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -132,27 +138,27 @@ class Stream:
         ValueError
             If a shape or the layout of `out` does not fit. The state is what it was.
         """
-        (N, D), H = self._x_shape, self._h_shape[1]
+        (N, D), P = self._x_shape, self._h_shape[1]
         x = check_for_stream("x", x, "(N, T, D)", (N, None, D), self._dtype)
         T = x.shape[1]
         if out is None:
-            out = empty((N, T, H), self._dtype)
+            out = empty((N, T, P), self._dtype)
         else:
-            check_out(out, "(N, T, H)", (N, T, H), self._dtype)
-            if np.may_share_memory(x, out) and not (D == H and x.ctypes.data == out.ctypes.data):
+            check_out(out, f"(N, T, {self.packed.cell.h_symbol})", (N, T, P), self._dtype)
+            if np.may_share_memory(x, out) and not (D == P and x.ctypes.data == out.ctypes.data):
                 x = x.copy()  # steps would overwrite inputs that are still to come
-        rows, h = x.reshape(N * T, D), out.reshape(N * T, H)
-        flops = _sequence.step_flops(_sequence.Sizes(N, 1, D, H), self.packed.cell)
-        for begin, end in segments(T if N * H > 0 else 0, flops):
-            self._kernel(rows, self._weights, self._memory, h, N, begin, end)
+        rows, h = x.reshape(N * T, D), out.reshape(N * T, P)
+        flops = _sequence.step_flops(self.packed.sizes(N, 1), self.packed.cell)
+        for begin, end in segments(T if h.size > 0 else 0, flops):
+            self._kernel(rows, self._weights, self._memory, h, N, self._hidden, begin, end)
         return out
 
     def _reset(self, rows: Any, **states: Any) -> None:
         mask = check_rows(rows, self._batch)
         names = tuple(states)
-        checked, _ = check_states(names, tuple(states.values()), self._batch, self._h_shape[1], self._dtype)
+        checked, _ = check_states(names, tuple(states.values()), self._batch, self.packed.sizes(0, 0), self._dtype)
         for name, values in zip(self._states, checked, strict=True):
-            whole = np.broadcast_to(0 if values is None else values, self._h_shape)
+            whole = np.broadcast_to(0 if values is None else values, self._states[name].shape)
             self._states[name][mask] = whole[mask]
 
 
@@ -179,9 +185,9 @@ def _reopened(
     states: dict[str, np.ndarray],
     cell_clip: float | None = None,
 ) -> Stream:
-    Wx, Wh, *biases = parameters.values()
-    named = dict(zip(cells[key].biases, biases, strict=False))
-    return open_stream(kind, PackedWeights(cells[key], Wx, Wh, named, cell_clip), states, None)
+    biases = dict(parameters)
+    Wx, Wh = biases.pop("Wx"), biases.pop("Wh")
+    return open_stream(kind, PackedWeights(cells[key], Wx, Wh, biases, cell_clip), states, None)
 
 
 def open_stream(kind: type[Stream], packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> Any:
@@ -275,8 +281,8 @@ class LSTMStream(Stream):
         Bias, same order.
     h0, c0 : array_like of shape (N, H), optional
         Hidden state and cell state before the first step; zero without them.
-    peepholes, coupled, cell_clip : optional
-        As for `lstm_forward`.
+    projection, peepholes, coupled, cell_clip : optional
+        As for `lstm_forward`. With a projection (H, P) hidden states have P columns, those of `step` and `steps`, too.
     batch_size : int, optional
         Sequences N that go side by side; without it as many as `h0` or `c0` has, or one.
 
@@ -328,13 +334,14 @@ class LSTMStream(Stream):
         h0: Any = None,
         c0: Any = None,
         *,
+        projection: Any = None,
         peepholes: Any = None,
         coupled: bool = False,
         cell_clip: float | None = None,
         batch_size: int | None = None,
     ) -> None:
-        cell = lstm.family(peepholes, coupled, cell_clip).cell
-        biases = {"b": b, "peepholes": peepholes} if cell.own else {"b": b}
+        cell = lstm.family(projection, peepholes, coupled, cell_clip).cell
+        biases = {"b": b, "peepholes": peepholes, "projection": projection}
         self._open(PackedWeights(cell, Wx, Wh, biases, cell_clip), {"h0": h0, "c0": c0}, batch_size)
 
     @property

@@ -9,8 +9,8 @@ from rnnkernels import _tuning
 from rnnkernels.kernels.cell import cells
 
 DTYPES = [np.float32, np.float64]
-GATES = {key: len(cell.gates) for key, cell in cells.items() if not cell.own}
-"""Of the cells but the variants of the LSTM, which have tests of their own: test_peepholes.py."""
+GATES = {key: len(cell.gates) for key, cell in cells.items() if not cell.own and not cell.projected}
+"""Of the cells but the variants of the LSTM, which have tests of their own: test_peepholes.py, test_projection.py."""
 DIVIDED = {key: gates for key, gates in GATES.items() if key != "rnn_relu"}
 """Without a cell that only differs from another in its row functions, for tests of how the work is divided."""
 

@@ -154,7 +154,9 @@ def test_kernels__compile_once_per_dtype():
         for kernel in (cell.forward, cell.backward, cell.stream):
             counts[kernel.__name__] = len(kernel.signatures)
     assert counts["lstm_sequence_backward"] == counts["gru_stream_forward"] == 2
-    assert max(counts.values()) <= 2, counts
+    # What stands in for functions that users compile is compiled for each kind of stream that comes.
+    often = {name: count for name, count in counts.items() if count > 2 and not name.endswith("_from_python")}
+    assert not often
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -266,12 +266,6 @@ def test_half_precision__becomes_float32(rng):
         ),
         (
             lambda: convert.from_torch_state(
-                {"weight_ih_l0": np.ones((8, 2)), "weight_hh_l0": np.ones((8, 1)), "weight_hr_l0": np.ones((1, 2))}
-            ),
-            "`weight_hr` of an LSTM of PyTorch must not be there: it projects",
-        ),
-        (
-            lambda: convert.from_torch_state(
                 {f"weight_{name}_l{k}": np.ones((2, 2)) for name in ("ih", "hh") for k in (0, 2)}
             ),
             "layer 1 of `state` must have weight_ih",
@@ -382,7 +376,6 @@ def test_modules_of_torch__with_relu_are_read(rng):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda nn: nn.LSTM(2, 3, proj_size=2), "`proj_size` of LSTM must be 0.*got 2"),
         (lambda nn: nn.Linear(2, 3), "the module must be one of RNN, LSTM.* got Linear"),
     ],
 )

@@ -35,6 +35,8 @@ class Case(NamedTuple):
 
     key: str
     sizes: tuple[int, int, int, int]
+    P: int
+    """Columns of hidden states: H where they are not projected."""
     dtype: type[Any]
     values: dict[str, Any]
     """Of all arguments that are arrays, None for what is not given: in `dtype`, C-contiguous."""
@@ -87,21 +89,26 @@ def draw_case(rng):
     N, D = draw_size(rng, 20, [1, 1, 2, 3, 8]), draw_size(rng, 20, [0, 1, 1, 3, 16])
     T, H = draw_size(rng, 60, [0, 1, 1, 2, 5, 12]), draw_size(rng, 70, [1, 2, 3, 7, 8, 9, 16, 17, 32, 33])
     T = min(T, int(MOST_WORK[dtype] / (N * H * (D + H) * len(cell.gates))) + 1)
-    G = len(cell.gates)
+    G, P = len(cell.gates), draw_size(rng, 40, [1, 2, 7, 8, 16, 17]) if cell.projected else H
     x, h0, Wx, Wh, b = make_arguments(rng, G, N, T, D, H, dtype)
-    Wh *= dtype(0.8)  # a small matrix of random numbers may well be one that magnifies
-    values = {"x": x, "h0": h0, "Wx": Wx, "Wh": Wh, "b": b, "c0": None, "bh": None, "peepholes": None}
 
     def normal(*shape):
         return rng.standard_normal(shape).astype(dtype)
 
-    def maybe_broadcast():
-        return [None, normal(N, H), normal(N, H), normal(H), normal(1, H), dtype(0.5)][rng.integers(6)]
+    projection = None
+    if cell.projected:
+        Wh, projection = normal(P, G * H) / dtype(np.sqrt(P)), normal(H, P) / dtype(np.sqrt(H))
+    Wh *= dtype(0.8)  # a small matrix of random numbers may well be one that magnifies
+    values = {"x": x, "h0": h0, "Wx": Wx, "Wh": Wh, "b": b, "c0": None, "bh": None, "peepholes": None}
+    values["projection"] = projection
 
-    values["h0"] = maybe_broadcast()
+    def maybe_broadcast(width):
+        return [None, normal(N, width), normal(N, width), normal(width), normal(1, width), dtype(0.5)][rng.integers(6)]
+
+    values["h0"] = maybe_broadcast(P)
     options = {name: value for name, value in cell.options if name != "cell_clip"}
     if "c" in cell.states:
-        values["c0"] = maybe_broadcast()
+        values["c0"] = maybe_broadcast(H)
     if cell.name == "gru" and rng.random() < 0.7:
         values["bh"] = normal(G * H) / 2
     if cell.own:
@@ -109,17 +116,17 @@ def draw_case(rng):
             values["peepholes"] = normal(G - 1, H) / 2
         if rng.random() < 0.6 or (values["peepholes"] is None and "coupled" not in options):
             options["cell_clip"] = float(rng.choice([0.25, 1.0, np.inf]))
-    values["dh"] = [None, normal(N, H), *[normal(N, T, H)] * 4][rng.integers(6)]
+    values["dh"] = [None, normal(N, P), *[normal(N, T, P)] * 4][rng.integers(6)]
     share = rng.choice([0, 0.8])
     for name in cell.states:
-        values[f"dlast_{name}"] = maybe_broadcast() if rng.random() < share else None
+        values[f"dlast_{name}"] = maybe_broadcast(P if name == "h" else H) if rng.random() < share else None
     lengths = [None, None, np.full(N, T), rng.integers(0, T + 1, N), np.sort(rng.integers(0, T + 1, N))[::-1].copy()]
     lengths = lengths[rng.integers(len(lengths))]
     if lengths is not None and rng.random() < 0.2:
         lengths[rng.integers(N)] = 0
     resets = rng.random((N, T)) < rng.choice([0.02, 0.2, 0.9]) if rng.random() < 0.35 else None
     chunk_rows = [None, 3, 40][rng.integers(3)]
-    return Case(key, (N, T, D, H), dtype, values, options, lengths, bool(rng.random() < 0.35), resets, chunk_rows)
+    return Case(key, (N, T, D, H), P, dtype, values, options, lengths, bool(rng.random() < 0.35), resets, chunk_rows)
 
 
 def draw_layouts(rng, case):
@@ -209,7 +216,7 @@ def as_given(case, way):
                 values[name][padding] = np.nan
     values |= {"lengths": lengths, "resets": resets}
     for name, value in values.items():
-        is_shared = name in ("Wx", "Wh", "b", "bh", "peepholes") or np.ndim(value) == 0 or len(value) != N
+        is_shared = name in ("Wx", "Wh", "b", "bh", "peepholes", "projection") or np.ndim(value) == 0 or len(value) != N
         if name in ("h0", "c0") or name.startswith("dlast"):
             is_shared = np.ndim(value) < 2 or len(value) != N
         if way.rows is not None and not is_shared:
@@ -224,7 +231,7 @@ def as_given(case, way):
 
 def options_of(case, values):
     """Arguments that choose the cell, and weights that not every cell has."""
-    further = {name: values[name] for name in ("bh", "peepholes") if values[name] is not None}
+    further = {name: values[name] for name in ("bh", "peepholes", "projection") if values[name] is not None}
     return {**case.options, **further}
 
 
@@ -296,19 +303,19 @@ def run(case, way):
             return run_by_steps(case, way, values)
         is_stack = way.by == "layer" and case.reverse
         states = {name: values[name] for name in ("h0", "c0")}
-        N, H = len(values["x"]), case.sizes[3]
+        N, widths = len(values["x"]), (case.P, case.sizes[3])
         both = {"outputs": way.outputs, "keep_cache": way.keep_cache, "num_threads": way.num_threads}
         both |= {"lengths": values["lengths"], "resets": values["resets"], "checkpoint_every": way.checkpoint_every}
         both = {name: option for name, option in both.items() if option is not None}
         dh, dstate = values["dh"], arriving(case, values)
         if is_stack:  # the second direction of it; the first one comes to nothing
 
-            def twice(state):
-                return None if state is None else np.stack([np.broadcast_to(state, (N, H))] * 2)
+            def twice(state, width):
+                return None if state is None else np.stack([np.broadcast_to(state, (N, width))] * 2)
 
-            states = {name: twice(state) for name, state in states.items()}
+            states = {name: twice(state, width) for (name, state), width in zip(states.items(), widths, strict=False)}
             dh = None if dh is None else np.concatenate([np.zeros_like(dh), dh], axis=-1)
-            dstate = None if dstate is None else tuple(twice(part) for part in dstate)
+            dstate = None if dstate is None else tuple(map(twice, dstate, widths))
         if "c" not in cells[case.key].states:
             del states["c0"]
         if way.by == "layer":
@@ -340,7 +347,7 @@ def run(case, way):
         else:
             assert result.cache is None
         if is_stack:
-            found = second_direction(case, found, H)
+            found = second_direction(case, found)
         if way.outputs == "last":
             assert_same_bits(found.pop("h"), found["last_h"])
         return found
@@ -362,21 +369,21 @@ def with_budget(forward, options, share):
 
 def layer_of(case, is_stack):
     kind = getattr(rnnkernels, cells[case.key].name.upper())
-    weights = {name: case.values[name] for name in ("Wx", "Wh", "b", "bh", "peepholes")}
+    weights = {name: case.values[name] for name in ("Wx", "Wh", "b", "bh", "peepholes", "projection")}
     weights = {name: value for name, value in weights.items() if value is not None}
     if not is_stack:
         return kind(**weights, **case.options)
     return kind.from_parameters(weights | {f"{name}_reverse": w for name, w in weights.items()}, **case.options)
 
 
-def second_direction(case, found, H):
+def second_direction(case, found):
     """Results of a layer with two directions for the second one, as far as they are kept apart."""
     of = {name.removesuffix("_reverse"): value for name, value in found.items() if name.endswith("_reverse")}
-    of["h"] = found["h"][..., H:]
+    of["h"] = found["h"][..., case.P :]
     of |= {name: value[1] for name, value in found.items() if name.startswith("last")}
-    for name in ("h0", "c0"):
+    for name, width in (("h0", case.P), ("c0", case.sizes[3])):
         given = case.values[name]
-        if f"d{name}" in found and (given is None or np.shape(given) == (case.sizes[0], H)):
+        if f"d{name}" in found and (given is None or np.shape(given) == (case.sizes[0], width)):
             of[f"d{name}"] = found[f"d{name}"][1]
     return of
 
@@ -391,7 +398,7 @@ def run_in_pieces(case, way, values):
     if case.reverse:
         pieces.reverse()
     states = {"h0": values["h0"], "c0": values["c0"]}
-    h = np.zeros((N, T, case.sizes[3]), case.dtype)
+    h = np.zeros((N, T, case.P), case.dtype)
     for steps, of_piece in pieces:
         h0, c0 = states["h0"], {"c0": states["c0"]} if "c" in cells[case.key].states else {}
         arguments = [values["x"][:, steps], h0, *[values[each] for each in ("Wx", "Wh", "b")]]
@@ -412,13 +419,16 @@ def run_in_pieces(case, way, values):
 
 def run_by_steps(case, way, values):
     """One step after the other, by a stream or by the function for steps, of all sequences side by side."""
-    (N, T), (*_, H) = values["x"].shape[:2], case.sizes
+    (N, T), widths = values["x"].shape[:2], (case.P, case.sizes[3])
     cell, weights = cells[case.key], [values[name] for name in ("Wx", "Wh", "b")]
     lengths = np.full(N, T) if values["lengths"] is None else values["lengths"]
     states = [values[f"{name}0"] for name in cell.states]
-    states = [np.array(np.broadcast_to(0 if s is None else s, (N, H)), case.dtype) for s in states]
+    states = [
+        np.array(np.broadcast_to(0 if state is None else state, (N, width)), case.dtype)
+        for state, width in zip(states, widths, strict=False)
+    ]
     options, lasts = options_of(case, values), [state.copy() for state in states]
-    h = np.zeros((N, T, H), case.dtype)
+    h = np.zeros((N, T, case.P), case.dtype)
     if way.by == "stream":
         stream = getattr(rnnkernels, f"{cell.name.upper()}Stream")(*weights, *states, **options)
         if way.pickles:
@@ -485,7 +495,8 @@ def assert_same_results(case, way, got, want):
             continue
         assert expected is not None, f"{name} is new"
         if way.rows is not None:
-            is_whole = name not in ("dh0", "dc0") or expected.shape == (case.sizes[0], case.sizes[3])
+            width = case.P if name == "dh0" else case.sizes[3]
+            is_whole = name not in ("dh0", "dc0") or expected.shape == (case.sizes[0], width)
             if name not in BY_SEQUENCE or not is_whole:
                 continue
             expected = expected[way.rows]
@@ -498,9 +509,10 @@ def assert_same_results(case, way, got, want):
 def described(case):
     N, T, D, H = case.sizes
     given = {name: np.shape(value) for name, value in case.values.items() if value is not None}
+    resets = None if case.resets is None else np.argwhere(case.resets).tolist()
     return (
-        f"{case.key}, N, T, D, H = {N}, {T}, {D}, {H}, {case.dtype.__name__}, {case.options}, lengths={case.lengths},"
-        f" reverse={case.reverse}, resets={case.resets if case.resets is None else np.argwhere(case.resets).tolist()},"
+        f"{case.key}, N, T, D, H, P = {N}, {T}, {D}, {H}, {case.P}, {case.dtype.__name__}, {case.options},"
+        f" lengths={case.lengths}, reverse={case.reverse}, resets={resets},"
         f" {given}, chunk_rows={case.chunk_rows}"
     )
 
@@ -511,7 +523,8 @@ def no_small_calls():
 
     def forget():
         for module in (rnn, gru, lstm):
-            for family in (value for name, value in vars(module).items() if name.endswith("FAMILY")):
+            families = [value for name, value in vars(module).items() if name.endswith("FAMILY")]
+            for family in (*families, *getattr(module, "VARIANTS", {}).values()):
                 family.small.clear()
                 family.small_backward.clear()
 

@@ -41,8 +41,8 @@ STEPS_PER_SAMPLE = 100
 
 LONG = {f"T = {T}": (1, T, 16, 64) for T in (1_000, 10_000, 100_000)}
 
-GATES = {"lstm": 4, "rnn": 1, "gru": 3, "gru_reset_before": 3}
-VARIANTS = {"gru_reset_before": ("gru", {"reset_after": False})}
+GATES = {"lstm": 4, "lstm_projected": 4, "rnn": 1, "gru": 3, "gru_reset_before": 3}
+VARIANTS = {"gru_reset_before": ("gru", {"reset_after": False}), "lstm_projected": ("lstm", {})}
 """What functions begin with and are passed, where that is more than the name of the cell."""
 
 STATE_SCALES = {"lstm": (0.5, 1.0), "rnn": (0.5,), "gru": (0.5,)}
@@ -107,17 +107,19 @@ class Layer:
 
     def __init__(self, cell, sizes, dtype, name):
         N, T, D, H = sizes
-        columns = GATES[cell] * H
-        self.dh = normal((N, T, H), dtype)
+        columns, P = GATES[cell] * H, (H + 1) // 2 if cell == "lstm_projected" else H
+        self.dh = normal((N, T, P), dtype)
         self.arguments = (
             normal((N, T, D), dtype),
-            normal((N, H), dtype, 0.5),
+            normal((N, P), dtype, 0.5),
             normal((D, columns), dtype, D**-0.5),
-            normal((H, columns), dtype, H**-0.5),
+            normal((P, columns), dtype, P**-0.5),
             normal((columns,), dtype, 0.1),
         )
         module = implementation(name)
         prefix, self._options = VARIANTS.get(cell, (cell, {}))
+        if P < H:
+            self._options = {"projection": normal((H, P), dtype, H**-0.5)}
         self._forward = function(module, f"{prefix}_forward")
         self._backward = function(module, f"{prefix}_backward")
         if not self._options.keys() <= inspect.signature(self._forward).parameters.keys():

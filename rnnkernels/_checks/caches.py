@@ -45,7 +45,10 @@ def check_cell_cache(
     x, h0, Wx, Wh, tape, track = cache
     dtype = x.dtype if type(x) is np.ndarray else None
     if is_plain(dtype, cache) and x.ndim in (2, 3) and h0.ndim == 2:
-        N, D, H = x.shape[0], x.shape[-1], h0.shape[1]
+        N, D, H, P = x.shape[0], x.shape[-1], h0.shape[1], h0.shape[1]
+        if cell.projected:
+            projection = cache.projection
+            H = len(projection) if is_plain(dtype, (projection,)) and projection.shape[1:] == (P,) else -1
         T = x.shape[1] if x.ndim == 3 else 1
         spans, S, steps, checkpoints = cache.spans, N, T, cache.checkpoints
         are_spans = spans is None or are_spans_of(spans, N, T)
@@ -56,13 +59,13 @@ def check_cell_cache(
             are_spans
             and h0.shape[0] == N
             and Wx.shape == (D, columns)
-            and Wh.shape == (H, columns)
+            and Wh.shape == (P, columns)
             and tape.shape == (0 if checkpoints else steps, S, len(cell.tape) * units)
             and track.shape == (1 if checkpoints else steps + 1, S, units)
-            and (checkpoints is None or _are_checkpoints_of(checkpoints, cell, steps, (S, H), dtype))
+            and (checkpoints is None or _are_checkpoints_of(checkpoints, cell, steps, S, (P, H), dtype))
             and (not cell.own or _is_bias(cache.own, columns, dtype))
         ):
-            return cache, Sizes(S, steps, D, H)
+            return cache, Sizes(S, steps, D, H, P * cell.projected)
     came = ", ".join(
         f"{name}: {_kind_of(array)}"
         for name, array in zip(("x", "h0", "Wx", "Wh", "tape", "track"), cache, strict=True)
@@ -77,7 +80,7 @@ def _is_bias(array: Any, columns: int, dtype: Any) -> bool:
     return is_in_layout(array) and array.shape == (columns,) and array.dtype == dtype
 
 
-def _are_checkpoints_of(checkpoints: Any, cell: Cell, steps: int, shape: tuple[int, int], dtype: Any) -> bool:
+def _are_checkpoints_of(checkpoints: Any, cell: Cell, steps: int, S: int, widths: tuple[int, int], dtype: Any) -> bool:
     """Whether there are states of all sequences before each block, and the blocks make up all steps."""
     if not {"borders", "states", "biases"} <= set(getattr(checkpoints, "_fields", ())):
         return False
@@ -90,8 +93,10 @@ def _are_checkpoints_of(checkpoints: Any, cell: Cell, steps: int, shape: tuple[i
         and borders[-1] == steps
         and is_plain(dtype, arrays)
         and all(len(block) == len(cell.states) for block in states)
-        and all(state.shape == shape for block in states for state in block)
-        and [bias.shape for bias in biases] == [(len(cell.gates) * shape[1],)] * len(cell.biases)
+        and all(state.shape == (S, width) for block in states for state, width in zip(block, widths, strict=False))
+        and [bias.size for bias in biases]
+        == [len(cell.gates) * widths[1]] * cell.bias_count + [widths[0] * widths[1]] * cell.projected
+        and all(bias.ndim == 1 for bias in biases)
     )
 
 

@@ -16,6 +16,13 @@ class Sizes(NamedTuple):
     T: int
     D: int
     H: int
+    projected: int = 0
+    """Columns of a hidden state that is projected; 0 where it is not."""
+
+    @property
+    def P(self) -> int:
+        """Columns of the hidden state."""
+        return self.projected or self.H
 
 
 class Arguments(NamedTuple):
@@ -24,7 +31,7 @@ class Arguments(NamedTuple):
     x: np.ndarray
     """(N, T, D), or (N, D) for a step."""
     states: tuple[np.ndarray, ...]
-    """(N, H) each."""
+    """(N, H) each; h (N, P) where it is projected."""
     Wx: np.ndarray
     Wh: np.ndarray
     biases: tuple[np.ndarray, ...]
@@ -50,16 +57,19 @@ def check_weights(
     ValueError
         If a shape does not fit.
     """
-    columns, count = cell.columns, len(cell.gates) * H
+    columns, count, P, of_Wh = cell.columns, len(cell.gates) * H, H, f"`{state}`"
+    if cell.projected:
+        P = biases["projection"].size // max(H, 1)
+        of_Wh = f"`projection` and `{state}`"
     cure = ""
-    if len(cell.gates) > 1 and (Wx.shape == (count, D) != (D, count) or Wh.shape == (count, H)):
+    if len(cell.gates) > 1 and (Wx.shape == (count, D) != (D, count) or Wh.shape == (count, P) != (P, count)):
         cure = (
             f" Gate blocks are columns here, in the order {', '.join(cell.gates)}: take the transpose of a PyTorch"
             f" weight{cell.cure_of_pytorch}."
         )
     check_shape("Wx", Wx, f"(D, {columns})", (D, count), f"{x}`{state}`", cure)
-    check_shape("Wh", Wh, f"(H, {columns})", (H, count), f"`{state}`", cure)
-    for name, bias in biases.items():
+    check_shape("Wh", Wh, f"({cell.h_symbol}, {columns})", (P, count), of_Wh, cure)
+    for name, bias in list(biases.items())[: cell.bias_count]:
         check_shape(name, bias, f"({columns},)", (count,), f"`{state}`")
 
 
@@ -76,7 +86,7 @@ def check_arguments(
     """Check the arguments of a forward pass, or of a step.
 
     States may be None, which is zero, and broadcast to (N, H); so does the input of a step. The dtype is that of the
-    input and of the weights; states are converted to it.
+    input and of the weights; states are converted to it. A projection is flat, as `check_projection` returns it.
 
     Raises
     ------
@@ -88,18 +98,22 @@ def check_arguments(
         biases = whole_biases(biases)
     given = (x, *states, Wx, Wh, *biases.values())
     if type(x) is np.ndarray and x.ndim == axes and is_plain(x.dtype, given):
-        shape, (N, H) = x.shape, states[0].shape if states[0].ndim == 2 else (0, -1)
-        D, count = shape[-1], len(cell.gates) * H
+        shape, (N, P) = x.shape, states[0].shape if states[0].ndim == 2 else (0, -1)
+        D, H, whole = shape[-1], P, tuple(biases.values())
+        if cell.projected and states[1].ndim == 2:
+            H = states[1].shape[1]
+        count = len(cell.gates) * H
         if (
             shape[0] == N
             and Wx.shape == (D, count)
-            and Wh.shape == (H, count)
-            and all(bias.shape == (count,) for bias in biases.values())
-            and all(state.shape == (N, H) for state in states)
+            and Wh.shape == (P, count)
+            and all(bias.shape == (count,) for bias in whole[: cell.bias_count])
+            and (not cell.projected or whole[-1].shape == (H * P,))
+            and all(state.shape == (N, width) for state, width in zip(states, (P, H), strict=False))
         ):
-            if is_step:
-                return Arguments(x, states, Wx, Wh, tuple(biases.values()), Sizes(N, 1, D, H), None)
-            return Arguments(x, states, Wx, Wh, tuple(biases.values()), Sizes(N, shape[1], D, H), None)
+            return Arguments(
+                x, states, Wx, Wh, whole, Sizes(N, 1 if is_step else shape[1], D, H, P * cell.projected), None
+            )
     return _check_arguments(cell, x, names, states, Wx, Wh, biases, is_step)
 
 
@@ -132,11 +146,12 @@ def _check_arguments(
     else:
         check_axes("x", x, "(N, T, D)")
     wholes = [(s.shape[1], name) for name, s in zip(names, raw, strict=True) if s is not None and s.ndim == 2]
-    if wholes:
+    if wholes and not cell.projected:
         H, source = wholes[0]
     else:
         check_axes("b", biases["b"], f"({cell.columns},)")
         H, source = biases["b"].size // len(cell.gates), "b"
+    P = biases["projection"].size // max(H, 1) if cell.projected else H
     batches = [shape[0] for shape in given_shapes if shape is not None and len(shape) == 2]
     if is_step:
         rows = {count for count in (x.shape[0] if x.ndim == 2 else 1, *batches) if count != 1}
@@ -144,32 +159,38 @@ def _check_arguments(
     else:
         N = x.shape[0]
     D = x.shape[-1]
-    whole_states = []
-    for name, state in zip(names, raw, strict=True):
+    whole_states, widths = [], (P, H)
+    for name, state, width, symbol in zip(names, raw, widths, (cell.h_symbol, "H"), strict=False):
         if state is None:
-            whole_states.append(np.zeros((N, H), dtype))
+            whole_states.append(np.zeros((N, width), dtype))
             continue
         if state.ndim > 2:
-            check_axes(name, state, "(N, H)")
-        if state.shape not in ((), (H,), (1, H), (N, H)):
+            check_axes(name, state, f"(N, {symbol})")
+        if state.shape not in ((), (width,), (1, width), (N, width)):
             match = "`x`" if name == state_name else f"`x` and `{state_name}`"
-            check_shape(name, state, "(N, H)", (N, H), match, " It may also be (1, H), (H,) or a number, for all rows.")
-        whole = state if state.shape == (N, H) else np.broadcast_to(state, (N, H))
+            if cell.projected:
+                match = "`x` and `projection`"
+            cure = f" It may also be (1, {symbol}), ({symbol},) or a number, for all rows."
+            check_shape(name, state, f"(N, {symbol})", (N, width), match, cure)
+        whole = state if state.shape == (N, width) else np.broadcast_to(state, (N, width))
         whole_states.append(np.require(whole, dtype, ["C", "A"]))
     check_weights(cell, Wx, Wh, biases, D, H, source)
     shapes: tuple[tuple[int, ...] | None, ...] | None = (x.shape, *given_shapes)
-    if all(shape == (N, H) for shape in given_shapes) and x.ndim == (2 if is_step else 3) and x.shape[0] == N:
+    is_given_whole = all(shape == (N, width) for shape, width in zip(given_shapes, widths, strict=False))
+    if is_given_whole and x.ndim == (2 if is_step else 3) and x.shape[0] == N:
         shapes = None
     if is_step:
         x = np.require(np.broadcast_to(x, (N, D)), dtype, ["C", "A"])
     T = 1 if is_step else x.shape[1]
-    return Arguments(x, tuple(whole_states), Wx, Wh, tuple(biases.values()), Sizes(N, T, D, H), shapes)
+    return Arguments(
+        x, tuple(whole_states), Wx, Wh, tuple(biases.values()), Sizes(N, T, D, H, P * cell.projected), shapes
+    )
 
 
 def check_layer(
     cell: Cell, Wx: Any, Wh: Any, biases: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Check the weights of a layer or of a stream.
+    """Check the weights of a layer or of a stream; a projection is flat, as `check_projection` returns it.
 
     Raises
     ------
@@ -181,8 +202,8 @@ def check_layer(
     checked_biases = dict(zip(biases, checked, strict=True))
     columns = cell.columns
     check_axes("Wx", Wx, f"(D, {columns})")
-    check_axes("Wh", Wh, f"(H, {columns})")
-    for name, bias in checked_biases.items():
+    check_axes("Wh", Wh, f"({cell.h_symbol}, {columns})")
+    for name, bias in list(checked_biases.items())[: cell.bias_count]:
         check_axes(name, bias, f"({columns},)")
     b = checked_biases["b"]
     H = hidden_units(cell, "b", b)
@@ -210,12 +231,32 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
     Wh = check_given_float("Wh", Wh)
     if Wh.ndim != 2:
         return None
-    H, seen = len(Wh), len(cell.gates) - 1
+    seen = len(cell.gates) - 1
+    H = Wh.shape[1] // len(cell.gates) if cell.projected else len(Wh)
     if peepholes is None:
         peepholes = np.zeros((seen, H), Wh.dtype)
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
     return np.concatenate([peepholes.reshape(-1), np.full(H, cell_clip, peepholes.dtype)])
+
+
+def check_projection(cell: Cell, projection: Any, b: Any) -> np.ndarray:
+    """Return a projection (H, P) as a flat array; other checks hold other arguments against it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If its dtype is none, or it does not fit the bias.
+    """
+    projection, b = check_given_float("projection", projection), check_given_float("b", b)
+    check_axes("projection", projection, "(H, P)")
+    check_axes("b", b, f"({cell.columns},)")
+    H, P = hidden_units(cell, "b", b), projection.shape[1]
+    cure = " This is its transpose, as PyTorch has it: pass `projection.T`." if P == H != len(projection) else ""
+    check_shape("projection", projection, "(H, P)", (H, P), "`b`", cure)
+    if H * P == 0:
+        raise ValueError(f"`projection` must have shape (H, P) with H >= 1 and P >= 1; got {projection.shape}.")
+    return projection.reshape(-1)
 
 
 def hidden_units(cell: Cell, name: str, b: np.ndarray) -> int:

@@ -20,7 +20,7 @@ def refuse_file(path: Any, reason: object) -> NoReturn:
 
 
 CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
-    "torch": {"mode": ("LSTM", "GRU", "RNN_TANH", "RNN_RELU"), "nonlinearity": ("tanh", "relu"), "proj_size": (0,)},
+    "torch": {"mode": ("LSTM", "GRU", "RNN_TANH", "RNN_RELU"), "nonlinearity": ("tanh", "relu")},
     "keras": {
         "activation": ("tanh",),
         "recurrent_activation": ("sigmoid",),
@@ -54,16 +54,17 @@ def check_convertible(source: str, owner: str, attributes: Mapping[str, Any]) ->
             )
 
 
-def check_no_weight(owner: str, name: str, value: Any, purpose: str) -> None:
-    """Reject a weight from elsewhere that no cell here has, unless it is None or zero.
+def check_no_projection(owner: str, names: Iterable[str]) -> None:
+    """Reject weights with a projection where others have no place for it.
 
     Raises
     ------
     ValueError
-        If it is there.
+        If there is one; the message names it.
     """
-    if value is not None and np.any(value):
-        raise ValueError(f"`{name}` of {owner} must not be there: {purpose}, which no cell of this package has.")
+    for name in names:
+        if name.startswith("projection"):
+            raise ValueError(f"`{name}` must not be there: no LSTM of {owner} projects its hidden state.")
 
 
 def check_plain_cell(owner: str, own: int) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from rnnkernels._checks.arrays import FLOAT32, FLOAT64, check_given_float, check_shape
+from rnnkernels._checks.cells import Sizes
+from rnnkernels.kernels.cell import Cell
 
 
 def check_given_gradient(name: str, value: Any, symbols: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -38,9 +40,7 @@ def check_broadcast(name: str, value: Any, symbols: str, shape: tuple[int, int])
     return np.require(np.broadcast_to(array, shape), None, ["C", "A"])
 
 
-def check_dstate(
-    states: tuple[str, ...], dstate: Any, shape: tuple[int, int], dtype: np.dtype
-) -> list[np.ndarray | None]:
+def check_dstate(cell: Cell, dstate: Any, N: int, sizes: Sizes, dtype: np.dtype) -> list[np.ndarray | None]:
     """Check the gradient of a last state: a tuple of one for each state, or the only one; None is zero.
 
     Raises
@@ -48,6 +48,7 @@ def check_dstate(
     TypeError, ValueError
         If there are more or fewer, or a dtype or shape does not fit.
     """
+    states = cell.states
     if dstate is None:
         return [None] * len(states)
     gradients = dstate if isinstance(dstate, tuple) else (dstate,)
@@ -55,11 +56,13 @@ def check_dstate(
         names = ", ".join(f"d{state}" for state in states)
         raise ValueError(f"`dstate` must be a tuple ({names}), a gradient of each state; got {len(gradients)} of them.")
     checked: list[np.ndarray | None] = []
-    for state, gradient in zip(states, gradients, strict=True):
+    symbols, widths = (cell.h_symbol, "H"), (sizes.P, sizes.H)
+    for state, gradient, symbol, width in zip(states, gradients, symbols, widths, strict=False):
         if gradient is None:
             checked.append(None)
             continue
-        checked.append(check_broadcast(f"dstate.{state}", gradient, "(N, H)", shape).astype(dtype, copy=False))
+        whole = check_broadcast(f"dstate.{state}", gradient, f"(N, {symbol})", (N, width))
+        checked.append(whole.astype(dtype, copy=False))
     return checked
 
 

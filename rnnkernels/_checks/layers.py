@@ -57,32 +57,40 @@ def check_parameters(cell: Cell, parameters: Any) -> tuple[list[dict[str, Any]],
     layers = len({match[2] for match in found if match and match[2]}) or 1
     directions = 2 if any(match and match[3] for match in found) else 1
     ends = suffixes(layers, directions)
-    for name in [name + end for end in ends for name in names[:3]]:
+    needed = [*names[:3], *(["projection"] if cell.projected else [])]
+    for name in [name + end for end in ends for name in needed]:
         if name not in parameters:
             raise ValueError(f"`parameters` lacks `{name}`: it has {', '.join(parameters)}. The names are {rule}.")
     for name in parameters:
         if not any(name == plain + end for end in ends for plain in names):
             raise ValueError(f"`{name}` in `parameters` is of another layer than the others. The names are {rule}.")
-    others = [bias + end for bias in cell.biases[1:] for end in ends]
+    others = [bias + end for bias in cell.biases[1 : cell.bias_count] for end in ends]
     given = {name: array for name, array in parameters.items() if array is not None or name not in others}
     given = dict(zip(given, check_given_floats(" ".join(given), *given.values()), strict=True))
     columns = cell.columns
     for name, array in given.items():
-        letter = "D" if name.startswith("Wx") else "H"
+        letter = "D" if name.startswith("Wx") else cell.h_symbol
         of_bias = f"({len(cell.gates) - 1}, H)" if name.startswith("peepholes") else f"({columns},)"
+        if name.startswith("projection"):
+            of_bias = "(H, P)"
         check_axes(name, array, f"({letter}, {columns})" if name.startswith("W") else of_bias)
     b = given[f"b{ends[0]}"]
     H, source = hidden_units(cell, f"b{ends[0]}", b), f"`b{ends[0]}`"
-    parts = []
+    parts, P, symbol = [], H, cell.h_symbol
+    if cell.projected:
+        P = given[f"projection{ends[0]}"].shape[1]
+        source += f" and `projection{ends[0]}`"
     for k, end in enumerate(ends):
-        depth, letter = (given[f"Wx{ends[0]}"].shape[0], "D") if k < directions else (directions * H, "H")
-        letter = "2H" if k >= directions == 2 else letter
+        depth, letter = (given[f"Wx{ends[0]}"].shape[0], "D") if k < directions else (directions * P, symbol)
+        letter = f"2{symbol}" if k >= directions == 2 else letter
         check_shape(f"Wx{end}", given[f"Wx{end}"], f"({letter}, {columns})", (depth, b.size), source)
-        check_shape(f"Wh{end}", given[f"Wh{end}"], f"(H, {columns})", (H, b.size), source)
+        check_shape(f"Wh{end}", given[f"Wh{end}"], f"({symbol}, {columns})", (P, b.size), source)
         biases = {name: given.get(name + end) for name in cell.biases}
         for name, bias in biases.items():
             if bias is not None and name == "peepholes":
                 check_shape(name + end, bias, f"({len(cell.gates) - 1}, H)", (len(cell.gates) - 1, H), source)
+            elif bias is not None and name == "projection":
+                check_shape(name + end, bias, "(H, P)", (H, P), source)
             elif bias is not None:
                 check_shape(name + end, bias, f"({columns},)", b.shape, source)
         parts.append({"Wx": given[f"Wx{end}"], "Wh": given[f"Wh{end}"], **biases})

@@ -12,36 +12,51 @@ from rnnkernels._checks.settings import check_count
 from rnnkernels.kernels.cell import Cell
 
 
-def _broadcast_whole(name: str, value: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def _widths(sizes: Sizes) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Columns of hidden and cell states, in symbols and in numbers."""
+    return ("P" if sizes.projected else "H", sizes.P), ("H", sizes.H)
+
+
+def _broadcast_whole(name: str, value: Any, shape: tuple[int, int, int], symbol: str) -> np.ndarray:
     """A state of a stack, or its gradient, for all layers and directions; raises TypeError, ValueError."""
     array = check_given_float(name, value)
     if array.ndim <= 3 and all(n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1], strict=False)):
         return np.broadcast_to(array, shape)
     check_shape(
-        name, array, "(K, N, H)", shape, "the layers and `x`", " K counts layers and directions; it may also broadcast."
+        name,
+        array,
+        f"(K, N, {symbol})",
+        shape,
+        "the layers and `x`",
+        " K counts layers and directions; it may also broadcast.",
     )
     return array
 
 
-def check_stack_state(
-    name: str, state: Any, shape: tuple[int, int, int]
-) -> tuple[tuple[int, ...] | None, np.ndarray | None]:
-    """Return the shape of a first state of a stack, and the state of shape (K, N, H); None is zero.
+def check_stack_states(
+    states: dict[str, Any], count: int, sizes: Sizes
+) -> list[tuple[tuple[int, ...] | None, np.ndarray | None]]:
+    """Return shapes of the first states of a stack of so many parts, and the states of shape (K, N, H); None is zero.
 
     Raises
     ------
     TypeError, ValueError
-        If its dtype is none, or it does not broadcast to the shape.
+        If a dtype is none, or a state does not broadcast to the shape.
     """
-    return (None, None) if state is None else (np.shape(state), _broadcast_whole(name, state, shape))
+    return [
+        (None, None)
+        if state is None
+        else (np.shape(state), _broadcast_whole(name, state, (count, sizes.N, width), symbol))
+        for (name, state), (symbol, width) in zip(states.items(), _widths(sizes), strict=False)
+    ]
 
 
-def check_stack_dstate(states: tuple[str, ...], dstate: Any, shape: tuple[int, int, int]) -> list[np.ndarray | None]:
-    """Check the gradient of the last state of a stack, as `check_dstate` does that of a layer."""
+def check_stack_dstate(states: tuple[str, ...], dstate: Any, count: int, sizes: Sizes) -> list[np.ndarray | None]:
+    """Check the gradient of the last state of a stack of so many parts, as `check_dstate` does that of a layer."""
     gradients = check_state_tuple("dstate", "d", states, dstate)
     return [
-        None if gradient is None else _broadcast_whole(f"dstate.{state}", gradient, shape)
-        for state, gradient in zip(states, gradients, strict=True)
+        None if gradient is None else _broadcast_whole(f"dstate.{state}", gradient, (count, sizes.N, width), symbol)
+        for state, gradient, (symbol, width) in zip(states, gradients, _widths(sizes), strict=False)
     ]
 
 
@@ -84,9 +99,11 @@ def check_step_state(states: tuple[str, ...], state: Any, count: int) -> list[np
 
 
 def check_stream_states(
-    states: dict[str, Any], batch_size: Any, count: int, H: int
+    states: dict[str, Any], batch_size: Any, count: int, sizes: Sizes
 ) -> tuple[list[tuple[str, np.ndarray | None]], int]:
     """Check the states of a stream of a stack, and find out how many sequences it has; None stays None.
+
+    Of the `sizes` only the columns of states count.
 
     Raises
     ------
@@ -99,8 +116,11 @@ def check_stream_states(
         N = check_count("batch_size", batch_size, 0)
     else:
         N = next((state.shape[-2] for state in given.values() if state is not None and state.ndim >= 2), 1)
-    shape = count, N, H
-    return [(name, None if state is None else _broadcast_whole(name, state, shape)) for name, state in given.items()], N
+    checked = [
+        (name, None if state is None else _broadcast_whole(name, state, (count, N, width), symbol))
+        for (name, state), (symbol, width) in zip(given.items(), _widths(sizes), strict=False)
+    ]
+    return checked, N
 
 
 def check_stack_cache(
@@ -128,15 +148,19 @@ def check_stack_cache(
     for each in parts:
         check_cell_cache(cell, each, part, "forward", lanes)
     shapes = [each.x.shape if each.x.ndim == 3 else (len(each.x), 1, each.x.shape[1]) for each in parts]
-    sizes = [Sizes(shape[0], shape[1], shape[2], each.h0.shape[1]) for shape, each in zip(shapes, parts, strict=True)]
-    N, T, D, H = sizes[0]
-    wanted = [Sizes(N, T, D if k < directions else directions * H, H) for k in range(len(parts))]
+    sizes = [
+        Sizes(N, T, D, each.Wx.shape[1] // len(cell.gates), each.h0.shape[1] * cell.projected)
+        for (N, T, D), each in zip(shapes, parts, strict=True)
+    ]
+    first = sizes[0]
+    N, T, *_ = first
+    wanted = [first._replace(D=first.D if k < directions else directions * first.P) for k in range(len(parts))]
     fit = all(
         mask is None
         or (
             type(mask) is np.ndarray
             and mask.dtype == np.bool_
-            and mask.shape in ((N, n, directions * H) for n in (1, T))
+            and mask.shape in ((N, n, directions * first.P) for n in (1, T))
         )
         for mask in masks
     )
@@ -145,4 +169,4 @@ def check_stack_cache(
             "`cache` must be as `forward` left it, with parts and masks that fit one another. Call `forward` again; "
             "to keep a cache elsewhere, pickle it."
         )
-    return whole, sizes[0]
+    return whole, first

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 
 from rnnkernels._checks.arrays import check_axes, check_floats, check_given_float, check_shape
+from rnnkernels._checks.cells import Sizes
 from rnnkernels._checks.settings import check_count
 
 
 def check_states(
-    names: tuple[str, ...], states: tuple[Any, ...], batch_size: Any, H: int, dtype: np.dtype
+    names: tuple[str, ...], states: tuple[Any, ...], batch_size: Any, sizes: Sizes, dtype: np.dtype
 ) -> tuple[list[np.ndarray | None], int]:
     """Check the states of a stream, and find out how many sequences it has; None stays None.
 
@@ -30,10 +31,11 @@ def check_states(
     elif rows is not None:
         source, N = f"`{rows[0]}`", rows[1].shape[0]
     checked: list[np.ndarray | None] = []
-    for name, state in zip(names, given, strict=True):
-        if state is not None and state.shape not in ((), (H,), (1, H)):
-            check_axes(name, state, "(N, H)")
-            check_shape(name, state, "(N, H)", (N, H), f"{source} and `b`")
+    of_h = ("P", sizes.P, "projection") if sizes.projected else ("H", sizes.H, "b")
+    for name, state, (symbol, width, of) in zip(names, given, (of_h, ("H", sizes.H, "b")), strict=False):
+        if state is not None and state.shape not in ((), (width,), (1, width)):
+            check_axes(name, state, f"(N, {symbol})")
+            check_shape(name, state, f"(N, {symbol})", (N, width), f"{source} and `{of}`")
         checked.append(None if state is None else state.astype(dtype, copy=False))
     return checked, N
 

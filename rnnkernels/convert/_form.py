@@ -1,7 +1,7 @@
 """The form in the middle: weights of layers and directions as one dict of named arrays.
 
-One direction of one layer is `Wx`, `Wh`, `b`, and `bh` of a GRU. With more layers each name ends in `_l0`, `_l1`, ...;
-the second direction ends in `_reverse`, as in `Wx_l1_reverse`.
+One direction of one layer is `Wx`, `Wh`, `b`, `bh` of a GRU, and `projection` of an LSTM that has one. With more layers
+each name ends in `_l0`, `_l1`, ...; the second direction ends in `_reverse`, as in `Wx_l1_reverse`.
 """
 
 import re
@@ -11,28 +11,32 @@ from typing import Any
 import numpy as np
 
 from rnnkernels._checks.arrays import check_shape
-from rnnkernels._checks.cells import check_layer
+from rnnkernels._checks.cells import check_layer, check_projection
 from rnnkernels._checks.formats import (
     check_array,
     check_found,
     check_gates,
     check_known,
+    check_no_projection,
     check_number,
     check_plain_cell,
     check_same,
 )
 from rnnkernels.kernels.cell import Cell
+from rnnkernels.kernels.lstm import PROJECTED
 from rnnkernels.layers import GRU, LSTM, RNN, Layer
 
 Weights = dict[str, np.ndarray]
 
 KINDS = {len(kind._family.cell.gates): kind for kind in (RNN, GRU, LSTM)}
 GATES = {kind._family.cell.name: kind._family.cell.gates for kind in KINDS.values()}
-NAME = re.compile(r"(Wx|Wh|b|bh)(?:_l(0|[1-9]\d*))?(_reverse)?")
+NAME = re.compile(r"(Wx|Wh|b|bh|projection)(?:_l(0|[1-9]\d*))?(_reverse)?")
 
 
-def cell_of(name: str, Wh: np.ndarray) -> Cell:
-    """Tell the cell by its number of gates, from weights (H, GH) of the hidden state."""
+def cell_of(name: str, Wh: np.ndarray, projection: Any = None) -> Cell:
+    """Tell the cell by its number of gates, from weights (H, GH) of the hidden state, or by a projection."""
+    if projection is not None:
+        return PROJECTED
     return KINDS[check_gates(name, Wh, KINDS)]._family.cell
 
 
@@ -43,27 +47,38 @@ def exchange(array: np.ndarray, given: Sequence[str], wanted: Sequence[str]) -> 
 
 
 def direction(
-    given: Mapping[str, Sequence[str]], name: str, Wx: Any, Wh: Any, first: Any, second: Any = None
+    given: Mapping[str, Sequence[str]],
+    name: str,
+    Wx: Any,
+    Wh: Any,
+    first: Any,
+    second: Any = None,
+    projection: Any = None,
 ) -> Weights:
     """Weights of one direction, checked, from arrays (D, GH), (H, GH) and two biases (GH,) or None, always copies.
 
     The gates are in the order that `given` has for the cell; `name` is what the caller knows `Wh` by. The second bias
-    of a cell that has only one is added to the first.
+    of a cell that has only one is added to the first. With a projection (H, P), Wh is (P, GH).
     """
-    cell = cell_of(name, Wh)
+    cell = cell_of(name, Wh, projection)
     zero = np.zeros(Wh.shape[1], Wh.dtype)
     first, second = (zero if bias is None else bias for bias in (first, second))
     check_shape("the second bias", second, "(GH,)", first.shape, "the first")
-    biases = (first, second) if len(cell.biases) > 1 else (first + second,)
+    biases = (first, second) if cell.bias_count > 1 else (first + second,)
+    if cell.projected:
+        biases = *biases, check_projection(cell, projection, biases[0])
     Wx, Wh, checked = check_layer(cell, Wx, Wh, dict(zip(cell.biases, biases, strict=True)))
-    names = ("Wx", "Wh", *cell.biases)
-    arrays = (exchange(array, given[cell.name], cell.gates) for array in (Wx, Wh, *checked))
-    return dict(zip(names, arrays, strict=True))
+    names = ("Wx", "Wh", *cell.biases[: cell.bias_count])
+    arrays = (exchange(array, given[cell.name], cell.gates) for array in (Wx, Wh, *checked[: cell.bias_count]))
+    weights = dict(zip(names, arrays, strict=True))
+    if cell.projected:
+        weights["projection"] = checked[-1].reshape(-1, len(Wh)).copy()
+    return weights
 
 
 def arranged(weights: Weights, wanted: Mapping[str, Sequence[str]]) -> tuple[Cell, list[np.ndarray]]:
     """Wx, Wh and two biases of one direction with the gates in another order; the second bias may be zero."""
-    cell = cell_of("Wh", weights["Wh"])
+    cell = cell_of("Wh", weights["Wh"], weights.get("projection"))
     second = weights.get("bh", np.zeros_like(weights["b"]))
     arrays = (weights["Wx"], weights["Wh"], weights["b"], second)
     return cell, [exchange(array, cell.gates, wanted[cell.name]) for array in arrays]
@@ -84,9 +99,10 @@ def directions(layer: Mapping[str, Any]) -> list[Weights]:
     for suffix in ("", "_reverse")[: max(len(found), 1)]:
         weights = found.get(suffix, {})
         check_found("`parameters`", [f"{name}{suffix}" for name in ("Wx", "Wh", "b")], layer)
-        cell = cell_of(f"Wh{suffix}", weights["Wh"])
+        cell = cell_of(f"Wh{suffix}", weights["Wh"], weights.get("projection"))
         check_known("`parameters`", weights, ("Wx", "Wh", *cell.biases))
-        result.append(direction(GATES, f"Wh{suffix}", weights["Wx"], weights["Wh"], weights["b"], weights.get("bh")))
+        biases = weights["b"], weights.get("bh")
+        result.append(direction(GATES, f"Wh{suffix}", weights["Wx"], weights["Wh"], *biases, weights.get("projection")))
     return result
 
 
@@ -175,6 +191,7 @@ def one_layer(parameters: Any, target: str, reset_after: bool | None = None) -> 
     """Directions of a layer, or of a dict of the weights of one, and where its reset gate acts."""
     weights, reset_after = source_of(parameters, reset_after)
     layers = unstack(weights)
+    check_no_projection(target, weights)
     check_number(f"the number of layers for {target}", len(layers), [1], "Take them from `convert.unstack`.")
     return directions(layers[0]), reset_after
 
@@ -192,5 +209,6 @@ def source_of(parameters: Any, reset_after: bool | None = None) -> tuple[Mapping
 def make_layer(parameters: Weights, **options: Any) -> Layer:
     """Make a layer of converted weights, with options of its class: the only place where that is done."""
     first = next(name for name in parameters if name.startswith("Wh"))
-    kind: Any = LSTM if "coupled" in options else KINDS[check_gates(first, parameters[first], KINDS)]
+    is_lstm = "coupled" in options or any(name.startswith("projection") for name in parameters)
+    kind: Any = LSTM if is_lstm else KINDS[check_gates(first, parameters[first], KINDS)]
     return kind.from_parameters(parameters, **options)

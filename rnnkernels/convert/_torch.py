@@ -11,7 +11,6 @@ from rnnkernels._checks.formats import (
     check_convertible,
     check_found,
     check_kind,
-    check_no_weight,
     check_reset_after,
 )
 from rnnkernels._checks.settings import import_extra
@@ -53,7 +52,7 @@ def from_torch_state(state: Mapping[str, Any], *, prefix: str = "") -> Weights:
     TypeError
         If a tensor is not of floating-point numbers.
     ValueError
-        If weights are missing or do not fit, or the LSTM has a projection.
+        If weights are missing or do not fit.
 
     See Also
     --------
@@ -61,7 +60,8 @@ def from_torch_state(state: Mapping[str, Any], *, prefix: str = "") -> Weights:
 
     Notes
     -----
-    The gates tell the cell. A vanilla RNN is taken for one with tanh: a state dict does not say.
+    The gates tell the cell. A vanilla RNN is taken for one with tanh: a state dict does not say. `weight_hr` of an LSTM
+    with `proj_size` is the transpose of `projection`.
 
     Examples
     --------
@@ -93,10 +93,10 @@ def from_torch_state(state: Mapping[str, Any], *, prefix: str = "") -> Weights:
 
 
 def _direction(weights: Mapping[str, Any]) -> Weights:
-    check_no_weight("an LSTM of PyTorch", "weight_hr", weights.get("weight_hr"), "it projects the hidden state")
     Wx, Wh = (check_array(name, weights[name], 2).T for name in ("weight_ih", "weight_hh"))
-    biases = [check_array(name, weights[name], 1) if name in weights else None for name in ("bias_ih", "bias_hh")]
-    return direction(GATES, "weight_hh.T", Wx, Wh, *biases)
+    b, bh = (check_array(name, weights[name], 1) if name in weights else None for name in ("bias_ih", "bias_hh"))
+    projection = check_array("weight_hr", weights["weight_hr"], 2).T if "weight_hr" in weights else None
+    return direction(GATES, "weight_hh.T", Wx, Wh, b, bh, projection)
 
 
 def to_torch_state(parameters: Any, *, prefix: str = "") -> dict[str, np.ndarray]:
@@ -138,6 +138,8 @@ def to_torch_state(parameters: Any, *, prefix: str = "") -> dict[str, np.ndarray
             _, arrays = arranged(weights, GATES)
             for name, array in zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), arrays, strict=True):
                 state[f"{prefix}{name}_l{k}{way}"] = np.ascontiguousarray(array.T)
+            if "projection" in weights:
+                state[f"{prefix}weight_hr_l{k}{way}"] = np.ascontiguousarray(weights["projection"].T)
     return state
 
 
@@ -161,7 +163,7 @@ def from_torch(source: Any, *, prefix: str = "") -> Layer:
     TypeError
         If a tensor is not of floating-point numbers.
     ValueError
-        If it is something else, or has what no cell here has: a projection.
+        If it is something else.
 
     Examples
     --------
@@ -176,9 +178,7 @@ def from_torch(source: Any, *, prefix: str = "") -> Layer:
     if not hasattr(module, "mode"):
         names = [kind.__name__ for kind in type(module).__mro__]
         check_kind("the module", next((name for name in names if name in MODULES), names[0]), MODULES)
-    attributes = {
-        name: getattr(module, name) for name in ("mode", "nonlinearity", "proj_size") if hasattr(module, name)
-    }
+    attributes = {name: getattr(module, name) for name in ("mode", "nonlinearity") if hasattr(module, name)}
     check_convertible("torch", type(module).__name__, attributes)
     is_relu = attributes.get("mode") == "RNN_RELU" or attributes.get("nonlinearity") == "relu"
     return make_layer(from_torch_state(module.state_dict()), **({"activation": "relu"} if is_relu else {}))

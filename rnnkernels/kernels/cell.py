@@ -38,6 +38,8 @@ class Cell(NamedTuple):
     """Of its last gates so many multiply what the others have made of h, see `passes`."""
     own: int = 0
     """Whether no product starts from the last bias, which is for the row functions: 0 or 1."""
+    projected: int = 0
+    """Whether the last of `biases` is no bias but a matrix (H, P) that makes h of what the units make: 0 or 1."""
     variant: str = ""
     """What it is beside the cell that is meant when nothing more is said."""
     options: tuple[tuple[str, Any], ...] = ()
@@ -53,6 +55,16 @@ class Cell(NamedTuple):
         """First gate and number of gates that multiply a state at a time."""
         early = len(self.gates) - self.late
         return ((0, early), (early, self.late)) if self.late else ((0, early),)
+
+    @property
+    def bias_count(self) -> int:
+        """Biases, without a projection."""
+        return len(self.biases) - self.projected
+
+    @property
+    def h_symbol(self) -> str:
+        """Columns of the hidden state: P of a projected cell."""
+        return "P" if self.projected else "H"
 
     @property
     def columns(self) -> str:
@@ -71,7 +83,8 @@ class Cell(NamedTuple):
             kernel = getattr(self, direction)
             if COMPILER_IS_OFF:
                 return kernel
-            signature = SIGNATURES[direction](from_dtype(dtype), len(self.biases))
+            arrays = self.bias_count + self.projected * (2 if direction == "backward" else 1)
+            signature = SIGNATURES[direction](from_dtype(dtype), arrays)
             kernel.compile(signature)
             code = _machine_code[key] = kernel.overloads[signature].entry_point
         return code
@@ -103,9 +116,9 @@ SIGNATURES = {
         *_arrays(types.int64, 3, 1),
         *_scalars("ii?iiii??"),
     ),
-    "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iii")),
+    "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iiii")),
 }
-"""Types of the arguments of kernels, for an element type and so many biases."""
+"""Types of the arguments of kernels, for an element type and so many biases, or gradients of biases."""
 
 cells: dict[str, Cell] = {}
 """All cells by key."""

@@ -26,7 +26,17 @@ from rnnkernels.kernels.micro_kernel import (
     VECTORS_PER_PANEL,
     panel_width,
 )
-from rnnkernels.kernels.simd import lanes, load, load_first, splat, store, store_first, transpose_block, transpose_edge
+from rnnkernels.kernels.simd import (
+    lanes,
+    load,
+    load_first,
+    splat,
+    store,
+    store_first,
+    transpose_block,
+    transpose_edge,
+    without_tiny,
+)
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
 ROWS_AT_ONCE = 8
@@ -84,6 +94,13 @@ def clear_padding(row, offset, hidden, gates):
         last_unit = offset + (hidden - count) * gates
         for i in range(last_unit, last_unit + gates * step, step):
             store(row, i, load_first(row, i, count))
+
+
+@inlined
+def drop_tiny(row, offset, count):
+    """Set what is tiny in so many whole vectors to zero."""
+    for i in range(offset, offset + count, lanes(row)):
+        store(row, i, without_tiny(load(row, i)))
 
 
 @inlined

@@ -30,6 +30,13 @@ input and forget gate are coupled, f = 1 - i, and gates are in the order i, o, g
     c[t]    = c[t-1] + i * (g - c[t-1])                                         (3'')
     dz_i    = dc[t] * (g - c[t-1]) * i * (1 - i)                                (6')
     dc[t-1] = dc[t] * (1 - i) + dz_i * p_i                                      (8'')
+
+With a projection Wp the units make m, and h is the product of that, in the order that `passes` has::
+
+    m[t] = o * tanh(c[t]),   h[t] = m[t] @ Wp                                   (4')
+
+    dm[t] = dh[t] @ Wp.T, in the place of dh[t] in (5) and (7)                  (5'')
+    dWp = sum of m[t].T @ dh[t]                                                 (9'')
 """
 
 import math
@@ -235,15 +242,15 @@ def coupled_cell_backward(first, end, tape, tape0, track, track_prev, track_next
         store(dtrack, dtrack0 + j, without_tiny(fma(dz_i, load(own, own0 + q), dc * (1.0 - i))))
 
 
-FORWARD, BACKWARD, STREAM = passes_of(
-    "lstm",
-    GATES=GATES,
-    BIASES=1,
-    KEPT=GATES,
-    cell_forward=lstm_cell_forward,
-    cell_output=lstm_cell_output,
-    cell_backward=lstm_cell_backward,
-)
+LSTM_PARTS = {
+    "GATES": GATES,
+    "BIASES": 1,
+    "KEPT": GATES,
+    "cell_forward": lstm_cell_forward,
+    "cell_output": lstm_cell_output,
+    "cell_backward": lstm_cell_backward,
+}
+FORWARD, BACKWARD, STREAM = passes_of("lstm", **LSTM_PARTS)
 
 CELL = register(
     Cell(
@@ -263,16 +270,16 @@ CELL = register(
     )
 )
 
-PEEPHOLE_FORWARD, PEEPHOLE_BACKWARD, PEEPHOLE_STREAM = passes_of(
-    "lstm_peephole",
-    GATES=GATES,
-    BIASES=2,
-    OWN=1,
-    KEPT=GATES,
-    cell_forward=peephole_cell_forward,
-    cell_output=lstm_cell_output,
-    cell_backward=peephole_cell_backward,
-)
+PEEPHOLE_PARTS = {
+    "GATES": GATES,
+    "BIASES": 2,
+    "OWN": 1,
+    "KEPT": GATES,
+    "cell_forward": peephole_cell_forward,
+    "cell_output": lstm_cell_output,
+    "cell_backward": peephole_cell_backward,
+}
+PEEPHOLE_FORWARD, PEEPHOLE_BACKWARD, PEEPHOLE_STREAM = passes_of("lstm_peephole", **PEEPHOLE_PARTS)
 
 PEEPHOLE = register(
     CELL._replace(
@@ -287,16 +294,16 @@ PEEPHOLE = register(
 )
 """The LSTM with peepholes, a clip of the cell state, or both."""
 
-COUPLED_FORWARD, COUPLED_BACKWARD, COUPLED_STREAM = passes_of(
-    "lstm_coupled",
-    GATES=COUPLED_GATES,
-    BIASES=2,
-    OWN=1,
-    KEPT=COUPLED_GATES,
-    cell_forward=coupled_cell_forward,
-    cell_output=coupled_cell_output,
-    cell_backward=coupled_cell_backward,
-)
+COUPLED_PARTS = {
+    "GATES": COUPLED_GATES,
+    "BIASES": 2,
+    "OWN": 1,
+    "KEPT": COUPLED_GATES,
+    "cell_forward": coupled_cell_forward,
+    "cell_output": coupled_cell_output,
+    "cell_backward": coupled_cell_backward,
+}
+COUPLED_FORWARD, COUPLED_BACKWARD, COUPLED_STREAM = passes_of("lstm_coupled", **COUPLED_PARTS)
 
 COUPLED = register(
     PEEPHOLE._replace(
@@ -311,3 +318,48 @@ COUPLED = register(
     )
 )
 """The LSTM with coupled input and forget gates, with or without peepholes and a clip."""
+
+
+PROJECTED_FORWARD, PROJECTED_BACKWARD, PROJECTED_STREAM = passes_of("lstm_projected", PROJECTED=1, **LSTM_PARTS)
+
+PROJECTED = register(
+    CELL._replace(
+        variant="projected",
+        biases=(*CELL.biases, "projection"),
+        projected=1,
+        forward=PROJECTED_FORWARD,
+        backward=PROJECTED_BACKWARD,
+        stream=PROJECTED_STREAM,
+    )
+)
+"""The LSTM with a projection of its hidden state."""
+
+PEEPHOLE_PROJECTED_FORWARD, PEEPHOLE_PROJECTED_BACKWARD, PEEPHOLE_PROJECTED_STREAM = passes_of(
+    "lstm_peephole_projected", PROJECTED=1, **PEEPHOLE_PARTS
+)
+
+PEEPHOLE_PROJECTED = register(
+    PEEPHOLE._replace(
+        variant="peephole_projected",
+        biases=(*PEEPHOLE.biases, "projection"),
+        projected=1,
+        forward=PEEPHOLE_PROJECTED_FORWARD,
+        backward=PEEPHOLE_PROJECTED_BACKWARD,
+        stream=PEEPHOLE_PROJECTED_STREAM,
+    )
+)
+
+COUPLED_PROJECTED_FORWARD, COUPLED_PROJECTED_BACKWARD, COUPLED_PROJECTED_STREAM = passes_of(
+    "lstm_coupled_projected", PROJECTED=1, **COUPLED_PARTS
+)
+
+COUPLED_PROJECTED = register(
+    COUPLED._replace(
+        variant="coupled_projected",
+        biases=(*COUPLED.biases, "projection"),
+        projected=1,
+        forward=COUPLED_PROJECTED_FORWARD,
+        backward=COUPLED_PROJECTED_BACKWARD,
+        stream=COUPLED_PROJECTED_STREAM,
+    )
+)

@@ -20,7 +20,7 @@ _keys: dict[type, str] = {}
 @cache
 def stream_class(key):
     """The class of what `nopython` of a stream of a cell returns: tuples by whose type Numba knows the cell."""
-    made = namedtuple(f"{key}_stream", "weights memory N D H", module=__name__)
+    made = namedtuple(f"{key}_stream", "weights memory N D H P", module=__name__)
     _keys[made] = key
     return made
 
@@ -41,7 +41,8 @@ def advance(stream, x, h):
     x : ndarray of shape (D,), (N, D) or (N, T, D)
         Input: of one step of a single sequence, of one step, or of T steps; C-contiguous, of the dtype of the stream.
     h : ndarray of shape (H,), (N, H) or (N, T, H)
-        Overwritten with the hidden state after each step. It may be `x` itself; apart from that they must not overlap.
+        Overwritten with the hidden state after each step, of P columns if it is projected. It may be `x` itself; apart
+        from that they must not overlap.
 
     Raises
     ------
@@ -120,27 +121,31 @@ def _advance(stream, x, h):
 
         return advance_stack
     _check_types(x, h, stream[0].dtype)
-    run = cell.stream
+    run, is_projected = cell.stream, cell.projected > 0
     axes = x.ndim
     lane_count = _lanes(stream[0].dtype)
-    gates, late, biases, own, kept = len(cell.gates), cell.late, len(cell.biases), cell.own, len(cell.tape)
+    gates, late, biases, own, kept = len(cell.gates), cell.late, cell.bias_count, cell.own, len(cell.tape)
 
     def advance_stream(stream, x, h):
-        weights, memory, N, D, H = stream
+        weights, memory, N, D, H, P = stream
+        outputs = P if P > 0 else H
         if axes == 1:
-            fits = N == 1 and x.shape[0] == D and h.shape[0] == H
+            fits = N == 1 and x.shape[0] == D and h.shape[0] == outputs
         else:
-            fits = x.shape[0] == N and h.shape[0] == N and x.shape[-1] == D and h.shape[-1] == H
+            fits = x.shape[0] == N and h.shape[0] == N and x.shape[-1] == D and h.shape[-1] == outputs
         if axes == 3:
             fits = fits and x.shape[1] == h.shape[1]
         if not fits:
             raise ValueError("`x` and `h` must have the shapes (N, D) and (N, H) of the stream, and as many steps.")
-        room, packed = stream_regions(N, D, H, gates, late, biases, own, kept, lane_count)[4], weights.size
-        if memory.size < room or packed < packed_regions(D, H, gates, late, biases, lane_count)[2]:
+        room, packed = stream_regions(N, D, H, P, gates, late, biases, own, kept, lane_count)[4], weights.size
+        # H of a projected cell is that of no array, and products of sizes must not run over.
+        most = min(packed // max(D, P, 1), memory.size // max(N, 1))
+        is_of_cell = 0 < H <= most and P > 0 if is_projected else P == 0
+        if not is_of_cell or memory.size < room or packed < packed_regions(D, H, P, gates, late, biases, lane_count)[4]:
             raise ValueError("`stream` must be what `nopython` of a stream returned, unchanged.")
         if h.size > 0:
             T = x.shape[1] if axes == 3 else 1
-            run(x.reshape(N * T, D), weights, memory, h.reshape(N * T, H), N, 0, T)
+            run(x.reshape(N * T, D), weights, memory, h.reshape(N * T, outputs), N, H, 0, T)
 
     return advance_stream
 
@@ -156,11 +161,11 @@ def _reset(stream):
 
         return reset_stack
     lane_count = _lanes(stream[0].dtype)
-    gates, late, biases, own, kept = len(cell.gates), cell.late, len(cell.biases), cell.own, len(cell.tape)
+    gates, late, biases, own, kept = len(cell.gates), cell.late, cell.bias_count, cell.own, len(cell.tape)
 
     def reset_stream(stream):
-        _, memory, N, D, H = stream
-        _, tape, base, at, room = stream_regions(N, D, H, gates, late, biases, own, kept, lane_count)
+        _, memory, N, D, H, P = stream
+        _, tape, base, at, room = stream_regions(N, D, H, P, gates, late, biases, own, kept, lane_count)
         if memory.size < room:
             raise ValueError("`stream` must be what `nopython` of a stream returned, unchanged.")
         memory[:tape] = 0  # the track

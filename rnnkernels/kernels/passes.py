@@ -1,9 +1,12 @@
 """The only loops over time: forward and backward, for whole sequences, single steps and streams of every cell.
 
-A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps), LATE, OWN and the row
-functions of a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from the
-second one and lie apart from z; but if OWN is 1 no product starts from the last one, which the row functions read. The
-last LATE gates multiply not h but q, which the first ones make of it: a step then has two stages.
+A pass is written in terms of GATES, BIASES, KEPT (vectors of a unit that the tape keeps), LATE, OWN, PROJECTED and the
+row functions of a cell; `passes_of` makes the kernels of a cell of it. With two biases the products h @ Wh start from
+the second one and lie apart from z; but if OWN is 1 no product starts from the last one, which the row functions read.
+The last LATE gates multiply not h but q, which the first ones make of it: a step then has two stages. If PROJECTED is 1
+the row functions make and read q in the place of h, and h = q @ Wp (N, P); then Wh is (P, G * H), and Wp (H, P) is the
+last of the biases. A backward pass computes the h before each step of a chunk once more, in one product of all rows:
+so the tape keeps nothing that others do not.
 
 Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
 
@@ -53,6 +56,9 @@ from rnnkernels.kernels.phases import (
     gather_earlier_gradients,
     more_active_rows,
     project,
+    project_backward,
+    project_earlier_states,
+    project_states,
     recur,
     recur_backward,
     row_share,
@@ -87,7 +93,7 @@ from rnnkernels.kernels.trace import (
     lap,
 )
 
-GATES = BIASES = KEPT = LATE = OWN = 0
+GATES = BIASES = KEPT = LATE = OWN = PROJECTED = 0
 cell_forward = cell_output = cell_backward = cell_between = cell_between_backward = None
 
 Kept = namedtuple("Kept", "tape tape_width tape_step tape_row track track_step track_row")
@@ -102,6 +108,12 @@ Group.__doc__ = """Sequences of a chunk: so many have its first step, from `firs
 
 Crew = namedtuple("Crew", "team trace member size number")
 Crew.__doc__ = """Who works on a chunk of steps, and the number of the chunk."""
+
+
+Share = namedtuple("Share", "first last first_out last_out")
+Share.__doc__ = (
+    """Which units a member has, and which of the hidden state, whose units are others if it is projected."""
+)
 
 
 @expanded
@@ -123,22 +135,27 @@ def all_rows(places, first_row, rows, step):
 
 
 @expanded
-def forward_steps(cell, between, meet, lap, active_rows, gates, late, starts, bias, b, work, at, part, group, inputs,
-                  hidden, weights, begin, steps, first, last, strip, by_strips, z_column, kept, buffer, crew, tick,
-                  time):  # fmt: skip
-    """Steps of a chunk, for the rows of a part and units `first .. last`; returns (tick, time).
+def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected, starts, bias, b, work, at, part,
+                  group, inputs, hidden, outputs, weights, begin, steps, mine, strip, by_strips, z_column, kept, buffer,
+                  crew, tick, time):  # fmt: skip
+    """Steps of a chunk, for the rows of a part and the units that are `mine`, see `Share`; returns (tick, time).
 
-    Biases are rows of `bias` from `b` on, the first `starts` of them are what products start from. Inputs are in the
-    part, z too but `by_strips`, where each strip of the units is projected when its turn comes, at `z_column` of z.
+    The hidden state has `outputs` columns: H, if it is not `projected`. Biases are rows of `bias` from `b` on, the
+    first `starts` of them are what products start from. Inputs are in the part, z too but `by_strips`, where each strip
+    of the units is projected when its turn comes, at `z_column` of z.
     """
     units = unit_count(work, hidden)
     columns, lane_count = units * lanes(work), lanes(work)
     x, z, h, product = part + at.x, part + at.z, part + at.h, part + at.product
     stages = 2 if late > 0 else 1
-    active = group.rows
+    active, first, last = group.rows, mine.first, mine.last
     h_next = h + active * at.h_stride
     for s in range(steps):
         active = active_rows(group.places, group.first_row, active, begin + s)
+        descending = (begin + s) % 2 == 1
+        made, made_stride = h_next, at.h_stride
+        if projected > 0:
+            made, made_stride = part + at.q, at.q_stride
         for number in range(stages):
             first_gate, count = stage(number, gates, late)
             left, start = h, b + at.b_columns
@@ -154,13 +171,12 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, starts, bi
                     project(work, x, at.x_stride, active, inputs, weights, hidden, gates, unit, end_unit, bias, b,
                             row, at.z_stride, buffer)  # fmt: skip
                     time = lap(crew.trace, crew.member, crew.number, PROJECT, time)
-                descending = (begin + s) % 2 == 1
                 if starts > 1:
-                    recur(work, left, at.h_stride, active, weights, hidden, first_gate, count, gates, unit, end_unit,
-                          bias, start + product_column, 0, product_row + product_column, at.z_stride, descending,
-                          buffer)  # fmt: skip
+                    recur(work, left, at.h_stride, active, outputs, weights, hidden, first_gate, count, gates, unit,
+                          end_unit, bias, start + product_column, 0, product_row + product_column, at.z_stride,
+                          descending, buffer)  # fmt: skip
                 else:
-                    recur(work, left, at.h_stride, active, weights, hidden, 0, gates, gates, unit, end_unit,
+                    recur(work, left, at.h_stride, active, outputs, weights, hidden, 0, gates, gates, unit, end_unit,
                           work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
                 time = lap(crew.trace, crew.member, crew.number, RECUR, time)
                 row -= strip_column
@@ -168,16 +184,22 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, starts, bi
                 for n in range(active):
                     if number + 1 < stages:
                         between(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
-                                h + n * at.h_stride, part + at.q + n * at.h_stride, kept.tape,
+                                h + n * at.h_stride, part + at.q + n * at.q_stride, kept.tape,
                                 tape_here)  # fmt: skip
                     else:
                         cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
-                             h + n * at.h_stride, h_next + n * at.h_stride,
+                             h + n * at.h_stride, made + n * made_stride,
                              kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step,
                              bias, b + starts * at.b_columns)  # fmt: skip
                     tape_here += kept.tape_width
                     track_here += columns
                 time = lap(crew.trace, crew.member, crew.number, CELL, time)
+            tick = meet(crew.team, crew.member, crew.size, tick)
+            time = lap(crew.trace, crew.member, crew.number, WAIT, time)
+        if projected > 0:
+            project_states(work, made, made_stride, active, weights, hidden, outputs, mine.first_out, mine.last_out,
+                           bias, b + at.zeros - at.b, h_next, at.h_stride, buffer)  # fmt: skip
+            time = lap(crew.trace, crew.member, crew.number, RECUR, time)
             tick = meet(crew.team, crew.member, crew.size, tick)
             time = lap(crew.trace, crew.member, crew.number, WAIT, time)
         z += active * at.z_stride
@@ -244,23 +266,28 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
 
     Overwrites their rows of `h` (rows, H) unless that is empty, `last` (N, H), the state after the last step of each
     sequence that ends, and these steps of `tape` and `track`, from rows of `x` (rows, D); begins with `h0` and `track0`
-    (N, H), or in the middle with the states that the scratch and the track carry from call to call. The units are taken
+    (N, H), or in the middle with the states that the scratch and the track carry from call to call. The hidden state of
+    a projected cell has P columns, and Wp (H, P) or its panels are the last of `biases`. The units are taken
     in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected when its turn
     comes, and z holds one strip of each member. Of at most `parts` members each takes a part of the batch if `by_rows`,
     and they do not meet; or else they divide the hidden units, and meet after each step.
     """
-    weights = Weights(Wx, 0, Wh, 0, packed)
-    batch, hidden, inputs = places.shape[1], h0.shape[1], x.shape[1]
-    lane_count, units = lanes(x), unit_count(x, hidden)
+    Wp = biases[min(BIASES, len(biases) - 1)]
+    weights = Weights(Wx, 0, Wh, 0, Wp, 0, packed)
+    batch, outputs, inputs = places.shape[1], h0.shape[1], x.shape[1]
+    hidden, projected = (track0.shape[1], outputs) if PROJECTED > 0 else (outputs, 0)
+    lane_count, units, out_units = lanes(x), unit_count(x, hidden), unit_count(x, outputs)
     columns = units * lane_count
     pieces = parts if by_rows else 1
     by_strips = chunk == 1 and LATE == 0
     z_columns = ((1 if by_rows else parts) * strip * lane_count if by_strips else columns) * GATES
     most_rows = most_rows_of_a_part(places, pieces)
-    at = forward_regions(most_rows, chunk, inputs, hidden, GATES, LATE, BIASES, OWN, z_columns, lane_count)
+    at = forward_regions(most_rows, chunk, inputs, hidden, projected, GATES, LATE, BIASES, OWN, z_columns, lane_count)
     kept, given = track.shape[0] > 1, active_rows(places, 0, batch, 0)
     if member == 0:
         interleave_biases(biases, GATES, LATE, BIASES, hidden, work, at.b, at.b_columns)
+        if PROJECTED > 0:
+            fill_row(work, at.zeros, at.parts - at.zeros, 0.0)
         if begin == 0:
             for n in range(batch):
                 copy_row_padded(track0, n * hidden, track, n * columns, hidden)
@@ -268,7 +295,7 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
                 first_row, end_row = row_share(places, given, 0, places[1, 0], part, pieces)
                 for n in range(first_row, end_row):
                     here = at.parts + part * at.part + at.h + (n - first_row) * at.h_stride
-                    copy_row_padded(h0, n * hidden, work, here, hidden)
+                    copy_row_padded(h0, n * outputs, work, here, outputs)
     size, first_step = enter_team(team, member, begin, by_rows)
     if member >= size and not by_rows:
         return
@@ -287,8 +314,9 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
             members = 1 if by_rows else size
             me = 0 if by_rows else member
             first, last_unit = unit_share(units, me, members)
-            column = first * lane_count
-            width = max(min(hidden, last_unit * lane_count) - column, 0)
+            first_out, last_out = unit_share(out_units, me, members)
+            out_column = first_out * lane_count
+            width = max(min(outputs, last_out * lane_count) - out_column, 0)
             stop, depth = chunk_end(places, first_row, rows, start, end, chunk, chunk * most_rows)
             time = begin_chunk(trace, member, number, start, stop - start)
             first_in, end_in = share(depth, me, members)
@@ -301,10 +329,10 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
             if is_broken_up(team, members, tick):
                 if member > 0:
                     return
-                size, members, last_unit, width = 1, 1, units, hidden
+                size, members, last_unit, last_out, width = 1, 1, units, out_units, outputs
             if not by_strips:
                 project(work, here + at.x, at.x_stride, depth, inputs, weights, hidden, GATES, first, last_unit,
-                        work, at.b, here + at.z + column * GATES, at.z_stride, buffer)  # fmt: skip
+                        work, at.b, here + at.z + first * lane_count * GATES, at.z_stride, buffer)  # fmt: skip
                 time = lap(trace, member, number, PROJECT, time)
             slot, tape_step, track_step = 0, 0, 0
             if kept:
@@ -313,23 +341,25 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
                            track, track_step, (slot + first_row) * columns)  # fmt: skip
             crew = Crew(team, trace, member, members, number)
             tick, time = forward_steps(
-                cell_forward, cell_between, wait_for_team, lap, active_rows, GATES, LATE, BIASES - OWN, work, at.b,
-                work, at, here, Group(places, first_row, rows), inputs, hidden, weights, start, stop - start, first,
-                last_unit, strip, by_strips, me * strip * lane_count * GATES, keeping, buffer, crew, tick,
-                time)  # fmt: skip
+                cell_forward, cell_between, wait_for_team, lap, active_rows, GATES, LATE, PROJECTED, BIASES - OWN, work,
+                at.b, work, at, here, Group(places, first_row, rows), inputs, hidden, outputs, weights, start,
+                stop - start, Share(first, last_unit, first_out, last_out), strip, by_strips,
+                me * strip * lane_count * GATES, keeping, buffer, crew, tick, time)  # fmt: skip
             after = here + at.h + rows * at.h_stride
             if h.size > 0:
-                scatter_rows(work, after, at.h_stride, h, hidden, places, batch, onward, first_row, rows, start,
-                             0, depth, column, width)  # fmt: skip
+                scatter_rows(work, after, at.h_stride, h, outputs, places, batch, onward, first_row, rows, start,
+                             0, depth, out_column, width)  # fmt: skip
             for step in range(start, stop):
-                after += column
+                after += out_column
                 going_on = active_rows(places, first_row, rows, step + 1)
                 for n in range(going_on, rows):
-                    copy_row(work, after + n * at.h_stride, last, (first_row + n) * hidden + column, width)
+                    copy_row(work, after + n * at.h_stride, last, (first_row + n) * outputs + out_column,
+                             width)  # fmt: skip
                 if step + 1 == stop:
                     for n in range(going_on):
-                        copy_row(work, after + n * at.h_stride, work, here + at.h + n * at.h_stride + column, width)
-                after += rows * at.h_stride - column
+                        copy_row(work, after + n * at.h_stride, work, here + at.h + n * at.h_stride + out_column,
+                                 width)  # fmt: skip
+                after += rows * at.h_stride - out_column
                 rows = going_on
             time = lap(trace, member, number, SCATTER, time)
             start = stop
@@ -346,15 +376,19 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     sums the weight gradients. With step 0 overwrites `dh0`, `dWx`, `dWh` and the db of each bias in `dbs`. The gradient
     of the last step of a sequence is the sum of its row of `dh` (rows, H) and of `dlast` (N, H), either of which may be
     empty. If OWN is 1 the last one of `dbs` holds that bias before. The tape and the track hold steps from `kept_from`
-    on, `h0` (N, H) is the state before that.
+    on, `h0` (N, H) is the state before that. Where the hidden state is projected, `dbs` has two arrays more: the
+    gradient of Wp, which is overwritten, and Wp (H, P), or its panels for products with its transpose, and then those
+    for products with itself.
     """
-    weights = Weights(Wx, 0, Wh, 0, packed)
-    batch, inputs, hidden = places.shape[1], dx.shape[1], h0.shape[1]
+    Wp, dWp = dbs[min(BIASES + 1, len(dbs) - 1)], dbs[min(BIASES, len(dbs) - 1)]
+    batch, inputs, outputs = places.shape[1], dx.shape[1], h0.shape[1]
+    hidden, projected = (dWx.shape[1] // GATES, outputs) if PROJECTED > 0 else (outputs, 0)
     spans = Spans(places, batch, onward, places[1, 0])
-    lane_count, units = lanes(x), unit_count(x, hidden)
+    lane_count, units, out_units = lanes(x), unit_count(x, hidden), unit_count(x, outputs)
+    weights = Weights(Wx, 0, Wh, 0, Wp, 0, packed)
     columns = units * lane_count
     late_column = columns * (GATES - LATE) if LATE > 0 else 0
-    at = backward_regions(batch, chunk, inputs, hidden, GATES, LATE, BIASES, OWN, blocked, lane_count)
+    at = backward_regions(batch, chunk, inputs, hidden, projected, GATES, LATE, BIASES, OWN, blocked, lane_count)
     dm0 = at.dz if OWN > 0 else at.dm  # the gradients of h @ Wh
     if member == 0 and end == spans.longest:
         fill_row(work, at.zeros, at.dWx - at.zeros, 0.0)
@@ -365,9 +399,9 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             if dh.size == 0:
                 fill_row(work, here, at.h_stride, 0.0)
             else:
-                copy_row_padded(dh, (places[0, n] + onward * (end - 1)) * hidden, work, here, hidden)
+                copy_row_padded(dh, (places[0, n] + onward * (end - 1)) * outputs, work, here, outputs)
             if dlast.size > 0:
-                add_row(dlast, n * hidden, work, here, hidden)
+                add_row(dlast, n * outputs, work, here, outputs)
     size, stop = enter_team(team, member, end, False)
     if member >= size:
         return
@@ -386,19 +420,22 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             if member == size - 1:  # sequences whose last step is the one before the chunk
                 end_row = previous
         first, last = unit_share(units, 0 if by_rows else member, 1 if by_rows else size)
-        column = first * lane_count
-        width = max(min(hidden, last * lane_count) - column, 0)
+        first_out, last_out = unit_share(out_units, 0 if by_rows else member, 1 if by_rows else size)
+        out_column = first_out * lane_count
+        width = max(min(outputs, last_out * lane_count) - out_column, 0)
         time = begin_chunk(trace, member, number, start, stop - start)
         first_in, end_in = share(depth, member, size)
         gather_rows(x, inputs, places, batch, onward, 0, rows, start, first_in, end_in, work, at.x,
                     at.x_stride)  # fmt: skip
-        gather_earlier_gradients(dh, dlast, work, at, spans, hidden, start, stop - start, depth, previous,
-                                 first_row, end_row, first, last)  # fmt: skip
+        gather_earlier_gradients(dh, dlast, work, at, spans, outputs, start, stop - start, depth, previous,
+                                 first_row, end_row, first_out, last_out)  # fmt: skip
         for n in range(first_row, min(end_row, rows)):
             row = at.h + n * at.h_stride
             if start == kept_from:
-                copy_row_padded(h0, n * hidden + column, work, row + column, width)
+                copy_row_padded(h0, n * outputs + out_column, work, row + out_column, width)
             else:
+                if PROJECTED > 0:
+                    row = at.q + (depth + n) * at.q_stride
                 slot = (start - 1 - kept_from) * batch + n
                 cell_output(first, last, tape, slot * tape.shape[2], track, (slot + batch) * columns, work, row)
         time = lap(trace, member, number, GATHER, time)
@@ -410,14 +447,26 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             dh_next = at.dh + (previous + z_row) * at.h_stride
             dh_step = dh_next - more * at.h_stride
             dz_step = z_row * at.dz_stride
+            count, descending = max(end_active - first_row, 0), step % 2 == 1
+            from_outside, outside_stride = dh_next, at.h_stride
+            if PROJECTED > 0:
+                # Others made some columns of dh, where units are divided.
+                tick = wait_for_team(team, member, step_size(size, by_rows), tick)
+                time = lap(trace, member, number, WAIT, time)
+                from_outside, outside_stride = at.dq, at.q_stride
+                project_backward(work, at, weights, outputs, hidden, dh_next + first_row * at.h_stride,
+                                 at.dq + first_row * at.q_stride, count, first, last, descending, buffer)  # fmt: skip
+                time = lap(trace, member, number, RECUR, time)
             for n in range(first_row, end_active):
                 # h of a last step is no step's previous state; it goes to the spare rows at the end.
                 h_row = at.h + ((next_row if n < going_on else depth) + n) * at.h_stride
+                if PROJECTED > 0:
+                    h_row = at.q + (z_row + n) * at.q_stride
                 slot = (step - kept_from) * batch + n
                 dz_row, dm_row = dz_step + n * at.dz_stride, late_column + dz_step + n * at.dz_stride
                 cell_backward(first, last, tape, slot * tape.shape[2],
                      track, slot * columns, (slot + batch) * columns,
-                     work, dh_next + n * at.h_stride, dh_step + n * at.h_stride, dtrack, n * columns,
+                     work, from_outside + n * outside_stride, dh_step + n * at.h_stride, dtrack, n * columns,
                      h_row, at.dz + dz_row, at.dm + dm_row, work, at.own)  # fmt: skip
                 if last == units:
                     if LATE == 0:
@@ -428,38 +477,47 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             # Others need these columns of dm, where units are divided.
             tick = wait_for_team(team, member, step_size(size, by_rows), tick)
             time = lap(trace, member, number, WAIT, time)
-            count = max(end_active - first_row, 0)
             dm_rows, dh_rows = dz_step + first_row * at.dz_stride, first_row * at.h_stride
-            descending = step % 2 == 1
             if LATE > 0:
-                recur_backward(work, at, weights, hidden, GATES - LATE, LATE, GATES, at.dm + late_column + dm_rows,
-                               at.zeros, 0, at.dq + dh_rows, count, first, last, descending, buffer)  # fmt: skip
+                recur_backward(work, at, weights, outputs, hidden, GATES - LATE, LATE, GATES,
+                               at.dm + late_column + dm_rows, at.zeros, 0, at.dq + dh_rows, count, first, last,
+                               descending, buffer)  # fmt: skip
                 time = lap(trace, member, number, RECUR, time)
                 for n in range(first_row, end_active):
                     dz_row, slot = dz_step + n * at.dz_stride, (step - kept_from) * batch + n
                     cell_between_backward(first, last, tape, slot * tape.shape[2],
                          track, slot * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
-                         at.q + (z_row + n) * at.h_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
+                         at.q + (z_row + n) * at.q_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
                     if last == units:
                         clear_padding(work, at.dz + dz_row, hidden, GATES)
                         clear_padding(work, at.dm + dz_row, hidden, GATES - LATE)
                 time = lap(trace, member, number, CELL, time)
                 tick = wait_for_team(team, member, step_size(size, by_rows), tick)
                 time = lap(trace, member, number, WAIT, time)
-            recur_backward(work, at, weights, hidden, 0, GATES - LATE, GATES, dm0 + dm_rows,
-                           dh_step + dh_rows, at.h_stride, dh_step + dh_rows, count, first, last, descending,
+            recur_backward(work, at, weights, outputs, hidden, 0, GATES - LATE, GATES, dm0 + dm_rows,
+                           dh_step + dh_rows, at.h_stride, dh_step + dh_rows, count, first_out, last_out, descending,
                            buffer)  # fmt: skip
+            if PROJECTED > 0 and last_out == out_units:
+                for n in range(first_row, end_active):
+                    clear_padding(work, dh_step + n * at.h_stride, outputs, 1)
             time = lap(trace, member, number, RECUR, time)
             going_on, active = active, more
-        if by_rows:  # the rows of x, h and dz of all members are there
+        if by_rows or PROJECTED > 0:  # the rows of x, h and dz of all members are there
             tick = wait_for_team(team, member, size, tick)
             time = lap(trace, member, number, WAIT, time)
-        transpose_chunk(work, at, inputs, hidden, LATE, depth, member, size)
+        if PROJECTED > 0:
+            forth = Weights(Wx, 0, Wh, 0, Wp, panels_size(hidden, outputs, lane_count) if packed else 0, packed)
+            project_earlier_states(work, at, forth, places, start, stop, rows, depth, hidden, outputs,
+                                   start == kept_from, member, size, buffer)  # fmt: skip
+            time = lap(trace, member, number, ACCUMULATE, time)
+            tick = wait_for_team(team, member, size, tick)
+            time = lap(trace, member, number, WAIT, time)
+        transpose_chunk(work, at, inputs, hidden, outputs, LATE, PROJECTED, depth, member, size)
         time = lap(trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)  # the transposes are there
         time = lap(trace, member, number, WAIT, time)
-        accumulate(work, at, weights, dx, dWx, dWh, spans, start, rows, depth, inputs, hidden, GATES, LATE,
-                   BIASES, OWN, blocked, stop == spans.longest, member, size)  # fmt: skip
+        accumulate(work, at, weights, dx, dWx, dWh, dWp, spans, start, rows, depth, previous, inputs, hidden, outputs,
+                   GATES, LATE, BIASES, OWN, PROJECTED, blocked, stop == spans.longest, member, size)  # fmt: skip
         time = lap(trace, member, number, ACCUMULATE, time)
         consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)  # nobody reads this chunk any more
@@ -474,12 +532,15 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
         if blocked:
             first_in, end_in = share(inputs, member, size)
             unpack_rows(work, at.dWx, GATES, dWx, 0, GATES * hidden, inputs, hidden, first_in, end_in)
-            first_in, end_in = share(hidden, member, size)
+            first_in, end_in = share(outputs, member, size)
             early, early_sums = GATES - LATE, hidden * sum_columns(hidden, GATES - LATE, lane_count)
-            unpack_rows(work, at.dWh, early, dWh, 0, GATES * hidden, hidden, hidden, first_in, end_in)
+            unpack_rows(work, at.dWh, early, dWh, 0, GATES * hidden, outputs, hidden, first_in, end_in)
             if LATE > 0:
                 unpack_rows(work, at.dWh + early_sums, LATE, dWh, early * hidden, GATES * hidden, hidden, hidden,
                             first_in, end_in)  # fmt: skip
+            if PROJECTED > 0:
+                first_in, end_in = share(hidden, member, size)
+                unpack_rows(work, at.dWp, 1, dWp, 0, outputs, hidden, outputs, first_in, end_in)
         if member == 0:
             for k in range(BIASES):
                 for gate in range(GATES):
@@ -491,11 +552,11 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
         for n in range(batch):
             if n % size == member:
                 if n < given:
-                    copy_row(work, at.dh + n * at.h_stride, dh0, n * hidden, hidden)
+                    copy_row(work, at.dh + n * at.h_stride, dh0, n * outputs, outputs)
                 elif dlast.size > 0:
-                    copy_row(dlast, n * hidden, dh0, n * hidden, hidden)
+                    copy_row(dlast, n * outputs, dh0, n * outputs, outputs)
                 else:
-                    fill_row(dh0, n * hidden, hidden, 0.0)
+                    fill_row(dh0, n * outputs, outputs, 0.0)
     leave_team(team, member)
 
 
@@ -505,7 +566,7 @@ step comes."""
 
 
 @plain
-def stream_regions(batch, inputs, hidden, gates, late, biases, own, kept, lane_count):
+def stream_regions(batch, inputs, hidden, projected, gates, late, biases, own, kept, lane_count):
     """Steps of a chunk, where the tape and the scratch begin behind the track, regions, size of all memory.
 
     The tape has a row for each sequence where a second stage needs what the first has left there, or else one for all.
@@ -514,29 +575,44 @@ def stream_regions(batch, inputs, hidden, gates, late, biases, own, kept, lane_c
     tape_rows = batch if late > 0 else 1
     base = whole_vectors((batch + kept * tape_rows) * columns, VECTORS_PER_PANEL * lane_count)
     chunk = max(STREAM_ROWS // max(batch, 1), 1)
-    at = forward_regions(batch, chunk, inputs, hidden, gates, late, biases, own, columns * gates, lane_count)
+    at = forward_regions(batch, chunk, inputs, hidden, projected, gates, late, biases, own, columns * gates, lane_count)
     return chunk, batch * columns, base, at, base + at.part
 
 
 @plain
-def packed_regions(inputs, hidden, gates, late, biases, lane_count):
-    """Where the panels of Wh and the interleaved biases follow those of Wx in packed weights, and the size of all."""
+def panels_size(hidden, projected, lane_count):
+    """Elements of the panels of a projection for products with its transpose."""
+    return stage_columns(hidden, 1, lane_count) * whole_vectors(projected, lane_count)
+
+
+@plain
+def packed_regions(inputs, hidden, projected, gates, late, biases, lane_count):
+    """What follows the panels of Wx in packed weights, and the size of all.
+
+    Panels of Wh, interleaved biases, and of a projected cell zeros and the panels of Wp.
+    """
     columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
+    outputs = projected if projected > 0 else hidden
     Wh = inputs * stage_columns(hidden, gates, lane_count)
-    return Wh, Wh + hidden * columns, Wh + (hidden + biases) * columns
+    zeros = Wh + (outputs + biases) * columns
+    Wp = zeros + stage_columns(projected, 1, lane_count)
+    return Wh, Wh + outputs * columns, zeros, Wp, Wp + hidden * stage_columns(projected, 1, lane_count)
 
 
-def stream_forward(x, weights, memory, h, batch, begin, end):
+def stream_forward(x, weights, memory, h, batch, hidden, begin, end):
     """Steps `begin .. end` of `x` (N * T, D) on packed weights; overwrites these of `h` (N * T, H), and the states.
 
-    All that a stream owns lies in one array, since each argument of a call costs time.
+    All that a stream owns lies in one array, since each argument of a call costs time. There are `hidden` units; h of a
+    projected cell has P columns.
     """
     if batch > 0:
-        length, hidden, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
-        lane_count, units = lanes(x), unit_count(x, hidden)
-        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, GATES, LATE, BIASES, OWN, KEPT, lane_count)
-        Wh, b, _ = packed_regions(inputs, hidden, GATES, LATE, BIASES, lane_count)
-        matrices = Weights(weights, 0, weights, Wh, True)
+        length, outputs, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
+        projected = outputs if PROJECTED > 0 else 0
+        lane_count, units, out_units = lanes(x), unit_count(x, hidden), unit_count(x, outputs)
+        chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, projected, GATES, LATE, BIASES, OWN, KEPT,
+                                                  lane_count)  # fmt: skip
+        Wh, b, _, Wp, _ = packed_regions(inputs, hidden, projected, GATES, LATE, BIASES, lane_count)
+        matrices = Weights(weights, 0, weights, Wh, weights, Wp, True)
         tape_width = KEPT * units * lane_count if LATE > 0 else 0
         keeping, nobody = Kept(memory, tape_width, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0)
         for start in range(begin, end, chunk):
@@ -547,16 +623,17 @@ def stream_forward(x, weights, memory, h, batch, begin, end):
                                     memory, base + at.x + (s * batch + n) * at.x_stride, inputs)  # fmt: skip
             project(memory, base + at.x, at.x_stride, steps * batch, inputs, matrices, hidden, GATES, 0, units,
                     weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
-            forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, all_rows, GATES, LATE, BIASES - OWN,
-                          weights, b, memory, at, base, Group(0, 0, batch), inputs, hidden, matrices, start, steps, 0,
-                          units, units, False, 0, keeping, 0, nobody, 0, 0)  # fmt: skip
+            forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, all_rows, GATES, LATE, PROJECTED,
+                          BIASES - OWN, weights, b, memory, at, base, Group(0, 0, batch), inputs, hidden, outputs,
+                          matrices, start, steps, Share(0, units, 0, out_units), units, False, 0, keeping, 0, nobody, 0,
+                          0)  # fmt: skip
             for s in range(steps):
                 for n in range(batch):
                     copy_row(memory, base + at.h + ((s + 1) * batch + n) * at.h_stride,
-                             h, (n * length + start + s) * hidden, hidden)  # fmt: skip
+                             h, (n * length + start + s) * outputs, outputs)  # fmt: skip
             for n in range(batch):
                 row = base + at.h + n * at.h_stride
-                copy_row(memory, row + steps * batch * at.h_stride, memory, row, hidden)
+                copy_row(memory, row + steps * batch * at.h_stride, memory, row, outputs)
 
 
 @kernel
@@ -578,11 +655,11 @@ def nothing_between_backward(first, end, tape, tape0, track, track_prev, work, d
 def passes_of(name, **parts):
     """The kernels of a cell: forward and backward over sequences, and forward for streams.
 
-    `parts` are what stands for GATES, BIASES, KEPT, LATE, OWN and the row functions. A kernel has them as its global
-    names, which are constants to the compiler.
+    `parts` are what stands for GATES, BIASES, KEPT, LATE, OWN, PROJECTED and the row functions. A kernel has them as
+    its global names, which are constants to the compiler.
     """
-    nothing = {"LATE": 0, "OWN": 0, "cell_between": nothing_between, "cell_between_backward": nothing_between_backward}
-    parts = {**nothing, **parts}
+    nothing = {"cell_between": nothing_between, "cell_between_backward": nothing_between_backward}
+    parts = {"LATE": 0, "OWN": 0, "PROJECTED": 0, **nothing, **parts}
 
     def instantiate(function):
         own = FunctionType(function.__code__, {**globals(), **parts}, f"{name}_{function.__name__}")

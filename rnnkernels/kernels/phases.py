@@ -7,6 +7,8 @@ not. The members change no order of a sum.
 
 The recurrent product of a step comes in one or two *stages*: the last `late` gates of a cell may wait for what the
 first ones make of h. Rows of what is apart, and packed weights, have the columns of one stage after those of the other.
+
+Where a cell is *projected*, h has so many columns, and is the product of what the units make with a matrix Wp (H, P).
 """
 
 from collections import namedtuple
@@ -19,6 +21,7 @@ from rnnkernels.kernels.layout import (
     add_row,
     copy_row,
     copy_row_padded,
+    drop_tiny,
     fill_row,
     pack_and_add_rows,
     scatter_rows,
@@ -40,35 +43,40 @@ Step t of sequence n is row `places[0, n] + onward * t`, of `places[1, n]` steps
 are `batch` sequences, the `longest` of which has so many steps.
 """
 
-Weights = namedtuple("Weights", "Wx Wx_offset Wh Wh_offset packed")
-Weights.__doc__ = (
-    """Matrices of a pass and where they begin; natural, or packed: by columns forward, transposed backward."""
-)
+Weights = namedtuple("Weights", "Wx Wx_offset Wh Wh_offset Wp Wp_offset packed")
+Weights.__doc__ = """Matrices of a pass and where they begin; natural, or packed.
 
-ForwardRegions = namedtuple("ForwardRegions", "x z product h q part parts b b_columns x_stride z_stride h_stride")
+By columns in a forward pass, transposed in a backward pass. `Wp` is anything where the cell is not projected.
+"""
+
+ForwardRegions = namedtuple(
+    "ForwardRegions", "x z product h q part parts b zeros b_columns x_stride z_stride h_stride q_stride"
+)
 ForwardRegions.__doc__ = """Where the scratch of a forward pass lies: biases, a part for each share of the batch.
 
 A part has the rows of a chunk: inputs, pre-activations, the products h @ Wh of a step where a cell wants them apart,
 hidden states, with those before the chunk in the first rows, which carry the state from call to call, and what the
-second stage of a step multiplies. `x` to `q` count from the beginning of a part, `part` is its size, the first one
-begins at `parts`. Biases lie in interleaved rows of `b_columns` from `b` on. Buffers of products in place, one for each
-member, follow the last part.
+second stage of a step multiplies, or the projection. `x` to `q` count from the beginning of a part, `part` is its size,
+the first one begins at `parts`. Biases lie in interleaved rows of `b_columns` from `b` on; `zeros` are as wide as a
+projected state. Buffers of products in place, one for each member, follow the last part.
 """
 
 BackwardRegions = namedtuple(
     "BackwardRegions",
-    "x h q dq dh dz dm dx xT hT qT zeros dWx dWh db own panels buffer member "
-    "x_stride h_stride dz_stride t_stride b_columns",
+    "x h q dq dh dz dm dx xT hT qT zeros dWx dWh dWp db own panels buffer member "
+    "x_stride h_stride q_stride dz_stride t_stride b_columns",
 )
 BackwardRegions.__doc__ = """Where the scratch of a backward pass lies: rows of a chunk, and what `accumulate` needs.
 
 `dz` are the gradients of x @ Wx, `dm` those of h @ Wh, which most cells have in the same place. `h` are previous hidden
 states, and those of the last step in spare rows at the end; `q` is what second stages multiply, `dq` the gradient of
-that of one step. `dh` has the gradient of the states before the chunk in its first rows, and so holds one step more;
-it carries the gradient from call to call. `xT`, `hT` and `qT` are the transposes of `x`, `h` and `q`, from the last row
-to the first; `zeros` is a row as wide as any. `dWx`, `dWh` and `db` are sums in gate order, each gate padded to whole
-units; those of matrices are divided in blocks, see `layout`. `own` is the bias that row functions read. For each
-member, `member` elements apart, `panels` are PANELS_AT_ONCE panels of dz, and `buffer` is for products in place.
+that of one step. Of a projected cell `q` is what the units made, with what they made before the chunk in spare rows.
+`dh` has the gradient of the states before the chunk in its first rows, and so holds one step more; it carries the
+gradient from call to call. `xT`, `hT` and `qT` are the transposes of `x`, `h` and `q`, from the last row to the first;
+`zeros` is a row as wide as any. `dWx`, `dWh`, `dWp` and `db` are sums in gate order, each gate padded to whole units;
+those of matrices are divided in blocks, see `layout`. After the rows of `db` comes one for a projection, which nobody
+reads. `own` is the bias that row functions read. For each member, `member` elements apart, `panels` are PANELS_AT_ONCE
+panels of dz, and `buffer` is for products in place.
 """
 
 
@@ -102,20 +110,26 @@ def stage(number, gates, late):
 
 
 @plain
-def forward_regions(rows, chunk, inputs, hidden, gates, late, biases, own, z_columns, lane_count):
-    """Scratch for parts of so many sequences, chunks of so many steps, and rows of z with so many columns."""
+def forward_regions(rows, chunk, inputs, hidden, projected, gates, late, biases, own, z_columns, lane_count):
+    """Scratch for parts of so many sequences, chunks of so many steps, and rows of z with so many columns.
+
+    The hidden state has `projected` columns, or H if they are 0.
+    """
     b_columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
-    x_stride, z_stride, h_stride = (
+    x_stride, z_stride, h_stride, q_stride = (
         row_stride(inputs, lane_count),
         row_stride(z_columns, lane_count),
+        row_stride(projected if projected > 0 else hidden, lane_count),
         row_stride(hidden, lane_count),
     )
     z = chunk * rows * x_stride
     product = z + chunk * rows * z_stride
     h = product + (biases - own - 1) * rows * z_stride
     q = h + (chunk + 1) * rows * h_stride
-    part = q + (rows * h_stride if late > 0 else 0)
-    return ForwardRegions(0, z, product, h, q, part, biases * b_columns, 0, b_columns, x_stride, z_stride, h_stride)
+    part = q + (rows * q_stride if late + projected > 0 else 0)
+    zeros = biases * b_columns
+    parts = zeros + stage_columns(projected, 1, lane_count)
+    return ForwardRegions(0, z, product, h, q, part, parts, 0, zeros, b_columns, x_stride, z_stride, h_stride, q_stride)
 
 
 @plain
@@ -125,12 +139,17 @@ def sum_columns(hidden, gates, lane_count):
 
 
 @plain
-def backward_regions(rows, chunk, inputs, hidden, gates, late, biases, own, blocked, lane_count):
-    """Scratch for so many sequences and chunks of so many steps; sums are in it only if they are `blocked`."""
+def backward_regions(rows, chunk, inputs, hidden, projected, gates, late, biases, own, blocked, lane_count):
+    """Scratch for so many sequences and chunks of so many steps; sums are in it only if they are `blocked`.
+
+    The hidden state has `projected` columns, or H if they are 0.
+    """
+    outputs = projected if projected > 0 else hidden
     width = VECTORS_PER_PANEL * lane_count
     depth, columns = chunk * rows, whole_vectors(hidden, lane_count) * gates
-    x_stride, h_stride, dz_stride = (
+    x_stride, h_stride, q_stride, dz_stride = (
         row_stride(inputs, lane_count),
+        row_stride(outputs, lane_count),
         row_stride(hidden, lane_count),
         row_stride(columns, lane_count),
     )
@@ -138,26 +157,28 @@ def backward_regions(rows, chunk, inputs, hidden, gates, late, biases, own, bloc
     b_columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
     x_sums = sum_columns(hidden, gates, lane_count) if blocked else 0
     h_sums = sum_columns(hidden, gates - late, lane_count) + sum_columns(hidden, late, lane_count) if blocked else 0
+    p_sums = sum_columns(projected, 1, lane_count) if blocked else 0
     h = depth * x_stride
     q = h + (depth + rows) * h_stride
-    dq = q + (depth * h_stride if late > 0 else 0)
-    dh = dq + (rows * h_stride if late > 0 else 0)
+    dq = q + (depth * q_stride if late > 0 else 0) + ((depth + rows) * q_stride if projected > 0 else 0)
+    dh = dq + (rows * q_stride if late + projected > 0 else 0)
     dz = dh + (depth + rows) * h_stride
     dm = dz + (biases - 1) * depth * dz_stride
     dx = dm + depth * dz_stride
     xT = dx + depth * x_stride
     hT = xT + whole_vectors(inputs, lane_count) * t_stride
-    qT = hT + whole_vectors(hidden, lane_count) * t_stride
-    zeros = qT + (whole_vectors(hidden, lane_count) * t_stride if late > 0 else 0)
-    dWx = zeros + max(x_stride, dz_stride) + PANELS_AT_ONCE * width
+    qT = hT + whole_vectors(outputs, lane_count) * t_stride
+    zeros = qT + (whole_vectors(hidden, lane_count) * t_stride if late + projected > 0 else 0)
+    dWx = zeros + max(x_stride, h_stride, dz_stride) + PANELS_AT_ONCE * width
     dWh = dWx + inputs * x_sums
-    db = dWh + hidden * h_sums
-    own_row = db + biases * b_columns
+    dWp = dWh + outputs * h_sums
+    db = dWp + hidden * p_sums
+    own_row = db + biases * b_columns + sum_columns(projected, 1, lane_count)
     panels = own_row + own * b_columns
     buffer = panels + whole_vectors(PANELS_AT_ONCE * depth, lane_count) * width
     member = buffer + BUFFER_VECTORS * lane_count - panels
-    return BackwardRegions(0, h, q, dq, dh, dz, dm, dx, xT, hT, qT, zeros, dWx, dWh, db, own_row, panels, buffer,
-                           member, x_stride, h_stride, dz_stride, t_stride, b_columns)  # fmt: skip
+    return BackwardRegions(0, h, q, dq, dh, dz, dm, dx, xT, hT, qT, zeros, dWx, dWh, dWp, db, own_row, panels,
+                           buffer, member, x_stride, h_stride, q_stride, dz_stride, t_stride, b_columns)  # fmt: skip
 
 
 @expanded
@@ -184,25 +205,63 @@ def project(work, x, x_stride, rows, depth, weights, hidden, gates, first_unit, 
 
 
 @expanded
-def recur(work, h, h_stride, rows, weights, hidden, first_gate, gates, of, first_unit, end_unit, source, start,
+def recur(work, h, h_stride, rows, depth, weights, hidden, first_gate, gates, of, first_unit, end_unit, source, start,
           start_stride, z, z_stride, descending, buffer):  # fmt: skip
     """Recur: z = start + h @ Wh for the rows of a step, the gates of a stage and some units; overwrites z.
 
-    The cell has `of` gates. The start lies in `source`. Steps are `descending` by turns, see `multiply`; so it is in
-    `recur_backward`.
+    The cell has `of` gates, and h has `depth` columns. The start lies in `source`. Steps are `descending` by turns, see
+    `multiply`; so it is in `recur_backward`.
     """
     if weights.packed:
         column = first_unit * gates * lanes(work)
         if first_gate > 0:
             column += stage_columns(hidden, first_gate, lanes(work))
         multiply(work, h, h_stride, rows,
-                 weights.Wh, weights.Wh_offset + column * hidden, hidden, (end_unit - first_unit) * gates,
+                 weights.Wh, weights.Wh_offset + column * depth, depth, (end_unit - first_unit) * gates,
                  source, start, start_stride, work, z, z_stride, descending)  # fmt: skip
     else:
         multiply_in_place(work, h, h_stride, rows,
-                          weights.Wh, first_gate * hidden, of * hidden, hidden, gates, hidden,
+                          weights.Wh, first_gate * hidden, of * hidden, hidden, gates, depth,
                           first_unit * gates, end_unit * gates,
                           source, start, start_stride, work, z, z_stride, work, buffer)  # fmt: skip
+
+
+@expanded
+def project_states(work, q, q_stride, rows, weights, hidden, outputs, first_unit, end_unit, zeros_of, zeros, h,
+                   h_stride, buffer):  # fmt: skip
+    """H = q @ Wp for some rows and units of a projected state, where what is tiny becomes zero; overwrites h."""
+    project(work, q, q_stride, rows, hidden,
+            Weights(weights.Wp, weights.Wp_offset, weights.Wp, 0, weights.Wp, 0, weights.packed), outputs, 1,
+            first_unit, end_unit, zeros_of, zeros, h + first_unit * lanes(work), h_stride, buffer)  # fmt: skip
+    for n in range(rows):
+        drop_tiny(work, h + n * h_stride + first_unit * lanes(work), (end_unit - first_unit) * lanes(work))
+
+
+@expanded
+def project_earlier_states(work, at, weights, places, begin, end, rows, depth, hidden, outputs, is_first, member, size,
+                           buffer):  # fmt: skip
+    """H of the step before each step of a chunk `begin .. end`, of what the units made; a member's share of the rows.
+
+    But for the first step if it `is_first` of all, before which there is no other. Where as many sequences have a step
+    as have the next one, rows of both are side by side.
+    """
+    units = unit_count(work, outputs)
+    if not is_first:
+        first, last = share(rows, member, size)
+        project_states(work, at.q + (depth + first) * at.q_stride, at.q_stride, last - first, weights, hidden, outputs,
+                       0, units, work, at.zeros, at.h + first * at.h_stride, at.h_stride, buffer)  # fmt: skip
+    source, target, active, step = 0, rows, rows, begin + 1
+    while target < depth:
+        going_on, steps = active_rows(places, 0, active, step), 1
+        while going_on == active and step + steps < end and active_rows(places, 0, active, step + steps) == active:
+            steps += 1
+        first, last = share(steps * going_on, member, size)
+        project_states(work, at.q + (source + first) * at.q_stride, at.q_stride, last - first, weights, hidden, outputs,
+                       0, units, work, at.zeros, at.h + (target + first) * at.h_stride, at.h_stride,
+                       buffer)  # fmt: skip
+        source += steps * active
+        target += steps * going_on
+        active, step = going_on, step + steps
 
 
 @expanded
@@ -223,13 +282,23 @@ def transposed_product(work, dz, dz_stride, rows, matrix, offset, packed, column
 
 
 @expanded
-def recur_backward(work, at, weights, hidden, first_gate, gates, of, dm, start, start_stride, dh, rows,
+def recur_backward(work, at, weights, outputs, hidden, first_gate, gates, of, dm, start, start_stride, dh, rows,
                    first_unit, end_unit, descending, buffer):  # fmt: skip
-    """Recur: dh = start + dm @ Wh.T for the rows of a step, the gates of a stage and some units."""
+    """Recur: dh = start + dm @ Wh.T for the rows of a step, the gates of a stage and some units of h."""
     column = first_unit * lanes(work)
-    transposed_product(work, dm, at.dz_stride, rows, weights.Wh, weights.Wh_offset, weights.packed, hidden, hidden,
+    transposed_product(work, dm, at.dz_stride, rows, weights.Wh, weights.Wh_offset, weights.packed, outputs, hidden,
                        first_gate, gates, of, first_unit, end_unit, start + column, start_stride,
                        dh + column, at.h_stride, descending, buffer)  # fmt: skip
+
+
+@expanded
+def project_backward(work, at, weights, outputs, hidden, dh, dq, rows, first_unit, end_unit, descending,
+                     buffer):  # fmt: skip
+    """Dq = dh @ Wp.T for the rows of a step and some units."""
+    column = first_unit * lanes(work)
+    transposed_product(work, dh, at.h_stride, rows, weights.Wp, weights.Wp_offset, weights.packed, hidden, outputs,
+                       0, 1, 1, first_unit, end_unit, at.zeros + column, 0, dq + column, at.q_stride, descending,
+                       buffer)  # fmt: skip
 
 
 @plain
@@ -292,28 +361,31 @@ def gather_earlier_gradients(dh, dlast, work, at, spans, hidden, begin, steps, t
 
 
 @expanded
-def transpose_chunk(work, at, inputs, hidden, late, depth, member, size):
-    """Write a member's share of the transposes of x, of h, and of q where there are late gates."""
+def transpose_chunk(work, at, inputs, hidden, outputs, late, projected, depth, member, size):
+    """Write a member's share of the transposes of x, of h, and of q where there are late gates or a projection."""
     first, end = share(unit_count(work, inputs), member, size)
     transpose_rows(work, at.x + (depth - 1) * at.x_stride, at.x_stride, depth, inputs,
                    work, at.xT, at.t_stride, first, end)  # fmt: skip
-    first, end = share(unit_count(work, hidden), member, size)
-    transpose_rows(work, at.h + (depth - 1) * at.h_stride, at.h_stride, depth, hidden,
+    first, end = share(unit_count(work, outputs), member, size)
+    transpose_rows(work, at.h + (depth - 1) * at.h_stride, at.h_stride, depth, outputs,
                    work, at.hT, at.t_stride, first, end)  # fmt: skip
-    if late > 0:
-        transpose_rows(work, at.q + (depth - 1) * at.h_stride, at.h_stride, depth, hidden,
+    if late > 0 or projected > 0:
+        first, end = share(unit_count(work, hidden), member, size)
+        transpose_rows(work, at.q + (depth - 1) * at.q_stride, at.q_stride, depth, hidden,
                        work, at.qT, at.t_stride, first, end)  # fmt: skip
 
 
 @expanded
-def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, inputs, hidden, gates, late, biases, own,
-               blocked, is_first, member, size):  # fmt: skip
+def accumulate(work, at, weights, dx, dWx, dWh, dWp, spans, begin, rows, depth, previous, inputs, hidden, outputs,
+               gates, late, biases, own, projected, blocked, is_first, member, size):  # fmt: skip
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dm, db += sum of dz; and dx = dz @ Wx.T, overwritten.
+
+    Where there is a projection, dWp += q.T @ dh, of which the first `previous` rows are not of the chunk.
 
     The chunk has `depth` rows, so many `rows` of its first step, `begin`. A member takes its share of the panels of the
     sums and of the rows of dx. Sums start from zero if `is_first`. Sums over rows run backward in time-major order, in
-    parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are not `blocked` go straight to the rows of `dWx`
-    and `dWh`, whose columns are in gate order where no gate is padded.
+    parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are not `blocked` go straight to the rows of the
+    gradients, whose columns are in gate order where no gate is padded.
     """
     mine = member * at.member
     first_row, end_row = share(depth, member, size)
@@ -334,7 +406,7 @@ def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, input
         if k > 1:
             a = at.qT
             db += stage_columns(hidden, first_gate, lanes(work))
-            dWh_sums += hidden * sum_columns(hidden, first_gate, lanes(work))
+            dWh_sums += outputs * sum_columns(hidden, first_gate, lanes(work))
         first_panel, end_panel = share((columns + width - 1) // width, member, size)
         panel = first_panel
         while panel < end_panel:
@@ -345,9 +417,20 @@ def accumulate(work, at, weights, dx, dWx, dWh, spans, begin, rows, depth, input
                 add_product(work, at, at.xT, inputs, at.panels + mine, depth, columns, at.dWx,
                             dWx, 0, gates * gate_columns, blocked, panel, panels, is_first)  # fmt: skip
             if (k > 0) == (biases - own > 1):
-                add_product(work, at, a, hidden, at.panels + mine, depth, columns, dWh_sums,
+                add_product(work, at, a, outputs, at.panels + mine, depth, columns, dWh_sums,
                             dWh, first_gate * gate_columns, gates * gate_columns, blocked, panel, panels,
                             is_first)  # fmt: skip
+            panel += panels
+    if projected > 0:
+        columns = unit_count(work, outputs) * lanes(work)
+        panel, end_panel = share((columns + width - 1) // width, member, size)
+        while panel < end_panel:
+            panels = panels_together(panel, end_panel)
+            last_row = at.dh + (previous + depth - 1) * at.h_stride
+            pack_and_add_rows(work, last_row, at.h_stride, depth, columns, 1, panel, panels, work, at.panels + mine,
+                              work, at.db + biases * at.b_columns, is_first)  # fmt: skip
+            add_product(work, at, at.qT, hidden, at.panels + mine, depth, columns, at.dWp, dWp, 0, columns, blocked,
+                        panel, panels, is_first)  # fmt: skip
             panel += panels
 
 
