@@ -7,7 +7,8 @@ import numpy as np
 
 from rnnkernels import roofline
 from rnnkernels._checks.cells import Sizes
-from rnnkernels._sequence import Plan, unit_columns
+from rnnkernels._packing import unit_columns
+from rnnkernels._sequence import Plan
 from rnnkernels.kernels.cell import Cell
 
 

@@ -1,6 +1,5 @@
 """What a call would do, before it is made."""
 
-import math
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -11,6 +10,7 @@ from rnnkernels import _sequence
 from rnnkernels._checks.cells import Sizes
 from rnnkernels._checks.settings import check_absent, check_choice, check_count, check_float_dtype
 from rnnkernels._costs import backward_costs, bandwidth, forward_costs
+from rnnkernels._packing import backward_packing, forward_packing, unit_columns
 from rnnkernels.kernels import micro_kernel
 from rnnkernels.kernels.cell import Cell, cells
 
@@ -191,7 +191,7 @@ def explain(
     sizes = Sizes(*counts, projected)
     N, T, D, H = counts
     P, columns, item = sizes.P, len(kind.gates) * H, dtype.itemsize
-    units = _sequence.unit_columns(H, dtype)
+    units = unit_columns(H, dtype)
     passes = [_explain_pass("forward", sizes, kind, dtype, training, num_threads)]
     result_bytes, cache_bytes = N * T * P * item, 0
     if training:
@@ -235,13 +235,12 @@ def _explain_pass(
 ) -> PassPlan:
     if direction == "forward":
         plan = _sequence.plan_forward(cell, sizes, dtype, num_threads)
-        panels = _sequence.forward_panels(cell, sizes.D, sizes.H, sizes.projected, dtype)
+        packing = forward_packing(cell.key, sizes.D, sizes.H, sizes.projected, dtype)
         costs = forward_costs(sizes, cell, dtype, plan, keeps)
     else:
         plan = _sequence.plan_backward(cell, sizes, dtype, num_threads)
-        panels = _sequence.backward_panels(cell, sizes.D, sizes.H, sizes.projected, dtype)
+        packing = backward_packing(cell.key, sizes.D, sizes.H, sizes.projected, dtype)
         costs = backward_costs(sizes, cell, dtype, plan)
-    packed = sum(math.prod(part.shape) for parts in panels for part in parts)
     resident = costs["recur"].resident
     return PassPlan(
         direction=direction,
@@ -251,7 +250,7 @@ def _explain_pass(
         strip=plan.strip,
         recurrent_bytes=resident,
         recurrent_bandwidth=bandwidth(resident, plan.threads) / plan.threads,
-        scratch_bytes=(plan.scratch + packed * plan.packs) * dtype.itemsize,
+        scratch_bytes=(plan.scratch + packing.size * plan.packs) * dtype.itemsize,
         phases=tuple(
             PhasePlan(name, cost.flops, cost.bytes, cost.limit_seconds(dtype, plan.threads))
             for name, cost in costs.items()

@@ -2,8 +2,6 @@
 
 import math
 import threading
-from collections.abc import Sequence
-from itertools import accumulate
 
 import numpy as np
 
@@ -48,18 +46,10 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return array
 
 
-def aligned_empty_together(shapes: Sequence[tuple[int, ...]], dtype: np.dtype) -> list[np.ndarray]:
-    """Return pieces of one array of aligned scratch, each of which starts at a cache line.
-
-    The C library of Linux gives memory back to the system when more is free than twice the largest piece that it got
-    back, and then each page of the next call is a fault. So what is large had better be one piece.
-    """
+def whole_lines(size: int, dtype: np.dtype) -> int:
+    """Elements rounded up to whole cache lines."""
     line = CACHE_LINE_BYTES // dtype.itemsize
-    sizes = [math.prod(shape) for shape in shapes]
-    ends = list(accumulate(-(-size // line) * line for size in sizes))
-    whole = aligned_empty((ends[-1],), dtype)
-    begins = [0, *ends[:-1]]
-    return [whole[b : b + size].reshape(shape) for b, size, shape in zip(begins, sizes, shapes, strict=True)]
+    return -(-size // line) * line
 
 
 SMALL_SCRATCH = 1 << 20
@@ -72,7 +62,11 @@ _kept: dict[np.dtype, list[np.ndarray]] = {np.dtype(np.float32): [], np.dtype(np
 
 
 def borrow(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return flat aligned scratch of at least `size` elements; `give_back` it, unless something went wrong."""
+    """Return flat aligned scratch of at least `size` elements; `give_back` it, unless something went wrong.
+
+    A call had better borrow one piece: the C library of Linux gives memory back to the system when more is free than
+    twice the largest piece that it got back, and then each page of the next call is a fault.
+    """
     if size * dtype.itemsize <= SMALL_SCRATCH:
         try:
             return _kept[dtype].pop()

@@ -1,5 +1,6 @@
 """Weights of a layer, packed once: they serve its passes and all of its streams."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,8 +10,17 @@ from rnnkernels import _sequence
 from rnnkernels._checks.arrays import for_kernels
 from rnnkernels._checks.cells import Sizes, check_layer, check_peepholes, check_projection
 from rnnkernels._memory import aligned_empty
+from rnnkernels._packing import (
+    all_matrices,
+    backward_packing,
+    forward_packing,
+    pack,
+    panel_columns,
+    projection_of,
+    unit_columns,
+)
 from rnnkernels._threads import Team
-from rnnkernels.kernels import layout, micro_kernel, passes, simd
+from rnnkernels.kernels import micro_kernel, passes, simd
 from rnnkernels.kernels.cell import Cell
 
 
@@ -33,16 +43,16 @@ class PackedWeights:
         )
         self.flat = aligned_empty((end,), self.dtype)
         self.flat[zeros:at_Wp] = 0
-        self._panels = _sequence.forward_panels(cell, self.D, self.H, self.P * cell.projected, self.dtype)
-        borders = [(0, at_Wh), (at_Wh, at_b), (at_Wp, end)][: len(self._panels)]
-        memory = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in borders]
-        matrices = _sequence.all_matrices((Wx, Wh), _sequence.projection_of(cell, checked))
-        self.forward = _sequence.pack(Team(1), layout.pack_columns, matrices, self._panels, memory)
+        self._sizes = self.D, self.H, self.P * cell.projected
+        borders = [(0, at_Wh), (at_Wh, at_b), (at_Wp, end)][: 2 + cell.projected]
+        rows = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in borders]
+        matrices = all_matrices((Wx, Wh), projection_of(cell, checked))
+        self.forward = pack(Team(1), forward_packing(cell.key, *self._sizes, self.dtype), matrices, rows)
         self._biases = self.flat[at_b:zeros].reshape(cell.bias_count, -1)
         begin = at_b
         for k, bias in enumerate(checked[: cell.bias_count]):
             for first, count in cell.stages if k else ((0, gates),):
-                length = _sequence.panel_columns(count * _sequence.unit_columns(self.H, self.dtype), self.dtype)
+                length = panel_columns(count * unit_columns(self.H, self.dtype), self.dtype)
                 passes.interleave_bias(for_kernels(bias), first, count, gates, self.flat, begin, length // lanes)
                 begin += length
             begin = at_b + (k + 1) * self._biases.shape[1]
@@ -68,15 +78,14 @@ class PackedWeights:
         """The weights in natural order, and the biases of the cell; read-only."""
         cell, H = self.cell, self.H
         lanes, width = simd.lanes_of(self.dtype), micro_kernel.panel_columns(self.dtype)
-        named = {}
-        columns_of = {"Wx": H, "Wh": H, "projection": self.P}
-        for (name, columns), packed, parts in zip(columns_of.items(), self.forward, self._panels, strict=False):
-            flat, found = packed.reshape(-1), []
-            for _, gates, _, (count, length) in parts:
-                panels, flat = flat[: count * length].reshape(count, length // width, width), flat[count * length :]
-                rows = panels.swapaxes(0, 1).reshape(length // width, count * width)
-                found.append(_natural(rows[:, : gates * -(-columns // lanes) * lanes], columns, gates))
-            named[name] = np.concatenate(found, axis=1)
+        columns_of = ("Wx", H), ("Wh", H), ("projection", self.P)
+        of_matrix: dict[str, list[np.ndarray]] = {name: [] for name, _ in columns_of}
+        for part in forward_packing(cell.key, *self._sizes, self.dtype).panels:
+            (name, columns), (count, length) = columns_of[part.matrix], part.shape
+            flat = self.forward[part.matrix][0, part.begin : part.stop]
+            rows = flat.reshape(count, length // width, width).swapaxes(0, 1).reshape(length // width, count * width)
+            of_matrix[name].append(_natural(rows[:, : part.gates * -(-columns // lanes) * lanes], columns, part.gates))
+        named = {name: np.concatenate(found, axis=1) for name, found in of_matrix.items() if found}
         projection = named.pop("projection", None)
         for k, (name, row) in enumerate(zip(cell.biases, self._biases, strict=False)):
             found = []
@@ -92,11 +101,11 @@ class PackedWeights:
         return named
 
     @cached_property
-    def backward(self) -> list[np.ndarray]:
+    def backward(self) -> Sequence[np.ndarray]:
         """Panels of Wx, Wh and a projection for the backward kernels."""
         Wx, Wh, *biases = self.arguments.values()
-        projection = _sequence.projection_of(self.cell, tuple(biases))
-        return _sequence.pack_backward(Team(1), self.cell, _sequence.all_matrices((Wx, Wh), projection))
+        matrices = all_matrices((Wx, Wh), projection_of(self.cell, tuple(biases)))
+        return pack(Team(1), backward_packing(self.cell.key, *self._sizes, self.dtype), matrices)
 
 
 def _natural(rows: np.ndarray, hidden: int, gates: int) -> np.ndarray:

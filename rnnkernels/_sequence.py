@@ -10,33 +10,23 @@ import numpy as np
 
 from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
-from rnnkernels._checks.arrays import for_kernels
 from rnnkernels._checks.cells import Sizes
-from rnnkernels._memory import aligned_empty_together, borrow, empty, give_back, zeros
+from rnnkernels._memory import borrow, empty, give_back, whole_lines, zeros
+from rnnkernels._packing import (
+    all_matrices,
+    backward_packing,
+    forward_packing,
+    pack,
+    panel_columns,
+    projection_of,
+    unit_columns,
+)
 from rnnkernels._pipeline import Pass
 from rnnkernels._spans import Spans, whole_places, whole_spans
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS
 from rnnkernels.kernels import in_place, layout, micro_kernel, passes, phases, simd
 from rnnkernels.kernels.cell import Cell
-
-
-def unit_columns(hidden: int, dtype: np.dtype) -> int:
-    """Hidden units rounded up to whole vectors: the columns of one gate inside the package."""
-    lanes = simd.lanes_of(dtype)
-    return -(-hidden // lanes) * lanes
-
-
-def panel_columns(columns: int, dtype: np.dtype) -> int:
-    """Columns rounded up to whole panels."""
-    width = micro_kernel.panel_columns(dtype)
-    return -(-columns // width) * width
-
-
-def panels_shape(depth: int, columns: int, dtype: np.dtype) -> tuple[int, int]:
-    """Shape of a packed matrix (depth, columns), a panel in each row."""
-    width = micro_kernel.panel_columns(dtype)
-    return -(-columns // width), depth * width
 
 
 def blocks_shape(rows: int, columns: int, dtype: np.dtype) -> tuple[int, int]:
@@ -168,6 +158,7 @@ def plan_forward(
         rows, chunk, D, H, projected, gates, cell.late, cell.bias_count, cell.own, z_columns, lanes
     )
     scratch = at.parts + (threads if by_rows else 1) * at.part + threads * in_place.BUFFER_VECTORS * lanes
+    scratch = whole_lines(scratch, dtype)
     packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_FORWARD_STEPS, N + 1)
     return Plan(chunk, strip, threads, by_rows, flops, packs, False, scratch)
 
@@ -192,7 +183,7 @@ def plan_backward(
     at = phases.backward_regions(
         N, chunk, D, H, projected, len(cell.gates), cell.late, cell.bias_count, cell.own, blocked, lanes
     )
-    scratch = at.panels + threads * at.member
+    scratch = whole_lines(at.panels + threads * at.member, dtype)
     packs = has_packed or _is_worth_packing(cell, sizes, dtype, tuning.PACKED_BACKWARD_STEPS, 1)
     return Plan(chunk, 0, threads, by_rows, flops, packs, blocked, scratch)
 
@@ -226,94 +217,6 @@ def _kind(direction: str, cell: Cell, sizes: Sizes, dtype: np.dtype, has_packed:
     if spans is None:
         return direction, cell.key, sizes, dtype, has_packed
     return direction, cell.key, sizes.N.bit_length(), *sizes[2:], dtype, has_packed
-
-
-class Panels(NamedTuple):
-    """Gates of a matrix of so many that are packed together, and the shape of their panels."""
-
-    first_gate: int
-    gates: int
-    of: int
-    shape: tuple[int, int]
-
-
-def forward_panels(cell: Cell, D: int, H: int, projected: int, dtype: np.dtype) -> list[list[Panels]]:
-    """Panels of Wx, Wh and a projection for the forward kernels, one stage after the other."""
-    units, of = unit_columns(H, dtype), len(cell.gates)
-    panels = [
-        [Panels(first, count, of, panels_shape(depth, count * units, dtype)) for first, count in stages]
-        for depth, stages in ((D, ((0, of),)), (projected or H, cell.stages))
-    ]
-    if cell.projected:
-        panels.append([Panels(0, 1, 1, panels_shape(H, unit_columns(projected, dtype), dtype))])
-    return panels
-
-
-def backward_panels(cell: Cell, D: int, H: int, projected: int, dtype: np.dtype) -> list[list[Panels]]:
-    """The same for the backward kernels: transposed, with a depth of interleaved columns."""
-    units, of = unit_columns(H, dtype), len(cell.gates)
-    panels = [
-        [Panels(first, count, of, panels_shape(count * units, columns, dtype)) for first, count in stages]
-        for columns, stages in ((D, ((0, of),)), (projected or H, cell.stages))
-    ]
-    if cell.projected:
-        panels.append([Panels(0, 1, 1, panels_shape(unit_columns(projected, dtype), H, dtype))])
-    return panels
-
-
-def pack(
-    team: Team,
-    kernel: Callable[..., None],
-    matrices: Sequence[np.ndarray],
-    panels: Sequence[Sequence[Panels]],
-    into: Sequence[np.ndarray] | None = None,
-) -> list[np.ndarray]:
-    """Return weights as panels; `kernel` is `layout.pack_columns` or `layout.pack_transposed`.
-
-    They are rows of new memory, or flat arrays that are given.
-    """
-    if into is None:
-        into = aligned_empty_together([(1, _elements(parts)) for parts in panels], matrices[0].dtype)
-    for weights, parts, packed in zip(matrices, panels, into, strict=True):
-        begin, flat = 0, packed.reshape(-1)
-        for first, gates, of, shape in parts:
-            stop = begin + math.prod(shape)
-            data = for_kernels(weights), first, gates, of, flat[begin:stop].reshape(shape)
-            team.run(kernel, data, (max(len(weights) // PACKED_ROWS, 1),))
-            begin = stop
-    return list(into)
-
-
-def _elements(parts: Sequence[Panels]) -> int:
-    return sum(math.prod(part.shape) for part in parts)
-
-
-def pack_forward(team: Team, cell: Cell, matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return Wx, Wh and a projection as panels for the forward kernels, each a row."""
-    (D, columns), dtype = matrices[0].shape, matrices[0].dtype
-    projected = len(matrices[1]) if cell.projected else 0
-    panels = forward_panels(cell, D, columns // len(cell.gates), projected, dtype)
-    return pack(team, layout.pack_columns, matrices, panels)
-
-
-def pack_backward(team: Team, cell: Cell, matrices: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the same for the backward kernels; panels of a projection transposed, and then as for the forward ones."""
-    (D, columns), dtype = matrices[0].shape, matrices[0].dtype
-    H, projected = columns // len(cell.gates), len(matrices[1]) if cell.projected else 0
-    panels = backward_panels(cell, D, H, projected, dtype)
-    lengths, forth = [_elements(parts) for parts in panels], forward_panels(cell, D, H, projected, dtype)[2:]
-    rows = aligned_empty_together(
-        [(1, length + sum(map(_elements, forth)) * (k == 2)) for k, length in enumerate(lengths)], dtype
-    )
-    pack(team, layout.pack_transposed, matrices, panels, rows)
-    pack(team, layout.pack_columns, matrices[2:], forth, [row[:, lengths[2] :] for row in rows[2:]])
-    return rows
-
-
-def all_matrices(weights: Sequence[np.ndarray], projection: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """Wx, Wh and a projection (H, P), which may be flat; None is none."""
-    Wx, Wh = weights
-    return (Wx, Wh) if projection is None else (Wx, Wh, projection.reshape(-1, len(Wh)))
 
 
 def unpack(team: Team, sums: np.ndarray, gates: int, gradient: np.ndarray) -> None:
@@ -447,12 +350,16 @@ def run_forward(
     steps = N * T if spans is None else spans.steps
     recorder.tell_work(recorder.Work(cell.key, sizes, steps, len(h)))
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
-    work = borrow(plan.scratch, dtype)
+    packing = None
+    if plan.packs and packed is None:
+        packing = forward_packing(cell.key, D, H, sizes.projected, dtype)
+    work = borrow(plan.scratch + (packing.size if packing else 0), dtype)
     with Team(plan.threads, _kind("forward", cell, sizes, dtype, packed is not None, spans), steps) as team:
         matrices: Sequence[np.ndarray] = weights
-        if plan.packs:
-            if packed is None:
-                packed = pack_forward(team, cell, all_matrices(weights, projection_of(cell, biases)))
+        if packing is not None:
+            natural_ones = all_matrices(weights, projection_of(cell, biases))
+            packed = pack(team, packing, natural_ones, packing.rows(work[plan.scratch :]))
+        if packed is not None:
             matrices = packed[:2]
             if cell.projected:
                 biases = *biases[:-1], packed[2].reshape(-1)
@@ -472,11 +379,6 @@ def run_forward(
             for begin, end in segments(T, plan.flops):
                 run(begin, end)
     return h, last, Kept(tape, track)
-
-
-def projection_of(cell: Cell, biases: tuple[np.ndarray, ...]) -> np.ndarray | None:
-    """The flat projection among the biases of a cell, if it has one."""
-    return biases[-1] if cell.projected else None
 
 
 def forward_block(plan: Plan, T: int) -> int:
@@ -581,7 +483,8 @@ def run_forward_with_checkpoints(
     dtype, H = x.dtype, sizes.H
     borders = block_borders(cell, sizes, dtype, steps, spans)
     if packed is None:
-        packed = pack_forward(Team(1), cell, all_matrices(weights, projection_of(cell, biases)))
+        packing = forward_packing(cell.key, sizes.D, H, sizes.projected, dtype)
+        packed = pack(Team(1), packing, all_matrices(weights, projection_of(cell, biases)))
     rows = 0 if only_last else x.shape[0] * x.shape[1]
     h = (empty if spans.is_whole else zeros)((rows, sizes.P), dtype)
     recorder.tell_work(recorder.Work(cell.key, sizes, spans.steps, rows))
@@ -666,7 +569,10 @@ def run_backward(
     steps = N * T if spans is None else spans.steps
     recorder.tell_work(recorder.Work(cell.key, sizes, steps, 0, checkpoints is not None))
     places, onward = (whole_places(N, T), 1) if spans is None else (spans.places, spans.onward)
-    work = borrow(plan.scratch, dtype)
+    packing = None
+    if plan.packs and packed is None:
+        packing = backward_packing(cell.key, D, H, sizes.projected, dtype)
+    work = borrow(plan.scratch + (packing.size if packing else 0), dtype)
     outputs: tuple[Any, ...] = rows, dlast, dtrack, dx, dh0, dWx, dWh
     further: tuple[np.ndarray, ...] = () if projection is None else (projection.reshape(-1),)
     if (
@@ -691,9 +597,10 @@ def run_backward(
     for first, stop, before, kept_there in blocks:
         kind = _kind("backward", cell, sizes, dtype, packed is not None, spans), stop - first
         with Team(plan.threads, kind, steps) as team:
-            if plan.packs:
-                if packed is None:
-                    packed = pack_backward(team, cell, all_matrices(weights, projection))
+            if packing is not None and packed is None:
+                natural_ones = all_matrices(weights, projection)
+                packed = pack(team, packing, natural_ones, packing.rows(work[plan.scratch :]))
+            if packed is not None:
                 matrices, further = packed[:2], tuple([row.reshape(-1) for row in packed[2:]])
             data = (
                 *(x.reshape(count, D), before, *matrices, *kept_there, *outputs),
@@ -730,7 +637,8 @@ def _run_again(
     checkpoints: Checkpoints,
 ) -> Iterator[tuple[int, int, np.ndarray, Kept]]:
     """Blocks of steps from the last to the first, with the hidden state before and what the forward pass keeps."""
-    packed = pack_forward(Team(1), cell, all_matrices(weights, projection))
+    packing = forward_packing(cell.key, sizes.D, sizes.H, sizes.projected, x.dtype)
+    packed = pack(Team(1), packing, all_matrices(weights, projection))
     blocks = zip(itertools.pairwise(checkpoints.borders), checkpoints.states, strict=True)
     for (begin, end), states in reversed(list(blocks)):
         block, part = sizes._replace(T=end - begin), spans.part(begin, end)

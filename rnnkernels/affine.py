@@ -11,15 +11,11 @@ from rnnkernels._checks.caches import check_cache, check_cache_array
 from rnnkernels._checks.gradients import check_given_gradient
 from rnnkernels._checks.words import check_affine
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty, thread_scratch
+from rnnkernels._packing import pack, packing_of, panel_columns, panels_shape, unit_columns
 from rnnkernels._recorder import profiled
 from rnnkernels._sequence import (
-    Panels,
     blocks_shape,
-    pack,
-    panel_columns,
-    panels_shape,
     row_stride,
-    unit_columns,
     unpack,
 )
 from rnnkernels._threads import Team, is_for_one, segments, threads_for
@@ -123,7 +119,7 @@ def is_small(rows: int, flops_each: int, num_threads: int | None) -> bool:
 
 
 def _multiply_rows(
-    packing: Callable[..., None],
+    kernel: Callable[..., None],
     x: np.ndarray,
     w: np.ndarray,
     start: np.ndarray,
@@ -134,9 +130,9 @@ def _multiply_rows(
     flops = 2 * depth * out.shape[1]
     threads = threads_for(rows * flops, -(-rows // AFFINE_BLOCK_ROWS), num_threads)
     edge = aligned_empty((threads, AFFINE_BLOCK_ROWS * panel_columns(1, x.dtype)), x.dtype)
-    with Team(threads, (packing.__name__, x.shape, out.shape[1], x.dtype)) as team:
+    with Team(threads, (kernel.__name__, x.shape, out.shape[1], x.dtype)) as team:
         shape = panels_shape(depth, out.shape[1], x.dtype)
-        (packed,) = pack(team, packing, (w,), [[Panels(0, 1, 1, shape)]])
+        (packed,) = pack(team, packing_of([(kernel, 0, 0, 1, 1, shape)]), (w,))
         panels = packed.reshape(shape)
         for begin, end in segments(rows, flops):
             team.run(kernels.affine_forward, (x, panels, start, out, edge), (begin, end, AFFINE_BLOCK_ROWS))

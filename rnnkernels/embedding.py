@@ -10,8 +10,8 @@ from rnnkernels._checks.caches import check_cache, check_cache_array
 from rnnkernels._checks.gradients import check_given_gradient
 from rnnkernels._checks.words import check_index_range, check_indices
 from rnnkernels._memory import empty, zeros
+from rnnkernels._packing import panel_columns
 from rnnkernels._recorder import profiled
-from rnnkernels._sequence import panel_columns
 from rnnkernels._threads import Team, is_for_one, segments, threads_for
 from rnnkernels._tuning import EMBEDDING_PART_ROWS
 from rnnkernels.kernels import embedding as kernels

@@ -8,8 +8,9 @@ from rnnkernels._checks.arrays import check_axes, check_given_float, for_kernels
 from rnnkernels._checks.settings import check_choice
 from rnnkernels._checks.words import check_affine, check_index_range, check_labels
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty, thread_scratch
+from rnnkernels._packing import panel_columns, unit_columns
 from rnnkernels._recorder import profiled
-from rnnkernels._sequence import panel_columns, row_stride, unit_columns
+from rnnkernels._sequence import row_stride
 from rnnkernels._threads import Team, is_for_one, segments, threads_for
 from rnnkernels._tuning import FUSED_BLOCK_ROWS, FUSED_PART_ROWS, LOSS_BLOCK_ROWS
 from rnnkernels.affine import is_small

@@ -9,6 +9,7 @@ from rnnkernels._checks.settings import check_choice
 from rnnkernels._checks.streams import check_for_stream, check_out, check_rows, check_states
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
+from rnnkernels._packing import unit_columns
 from rnnkernels._threads import segments, start, wait_for
 from rnnkernels._tuning import UNSEEN_FLOPS
 from rnnkernels.kernels import nopython, passes, simd
@@ -33,7 +34,7 @@ class Stream:
         checked, N = check_states(tuple(states), tuple(states.values()), batch_size, packed.sizes(0, 0), self._dtype)
         self.packed, self._weights, self._batch, self._hidden = packed, packed.flat, N, H
         self._x_shape, self._h_shape = (N, D), (N, P)
-        lanes, units, projected = simd.lanes_of(self._dtype), _sequence.unit_columns(H, self._dtype), P * cell.projected
+        lanes, units, projected = simd.lanes_of(self._dtype), unit_columns(H, self._dtype), P * cell.projected
         shape = N, D, H, projected, len(cell.gates), cell.late, cell.bias_count, cell.own, len(cell.tape), lanes
         _, _, base, at, end = passes.stream_regions(*shape)
         self._memory = aligned_zeros((end,), self._dtype)

@@ -10,7 +10,7 @@ import pytest
 from helpers import GATES, assert_same_bits, function, make_arguments
 
 import rnnkernels
-from rnnkernels import _recorder, _sequence, activations, profiling
+from rnnkernels import _packing, _recorder, activations, profiling
 from rnnkernels.kernels import inventory, jit, trace
 
 
@@ -38,7 +38,7 @@ def test_profile__divides_the_whole_time_of_a_call(rng, cell):
         assert all(phase.seconds > 0 for phase in call.phases)
         assert {"pack", "recur", "cell", "wrapper"} < {phase.name for phase in call.phases}
     assert forward.begin + forward.seconds <= backward.begin
-    columns = _sequence.unit_columns(20, np.dtype(np.float32))
+    columns = _packing.unit_columns(20, np.dtype(np.float32))
     assert forward.kept_bytes == {"rnn": 701, "lstm": 4 * 700 + 701, "gru": 4 * 700 + 701}[cell] * 2 * columns * 4
     assert backward.kept_bytes == 0
     assert forward.result_bytes == 700 * 2 * 20 * 4
