@@ -28,6 +28,8 @@ class Family(NamedTuple):
     cell: Cell
     cache: type[Any]
     state: type[Any]
+    keeps_more: bool
+    """Whether a cache keeps something besides its fields: a bias that is for the row functions, or a projection."""
     small: dict[Any, SmallCall]
     small_backward: dict[Any, SmallBackward]
     """Small calls by what they depend on."""
@@ -40,7 +42,7 @@ MOST_OF_SPANS = 64
 
 def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
     """A family that has seen no call yet."""
-    return Family(cell, cache, state, {}, {})
+    return Family(cell, cache, state, cell.own + cell.projected > 0, {}, {})
 
 
 def _fit(arrays: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...], dtype: np.dtype) -> bool:
@@ -245,7 +247,7 @@ def _run_small(
         cache = _new(family.cache, (x, states[0], Wx, Wh, tape, track))
         if spans is not None:
             cache.spans = spans
-        if len(biases) > 1:
+        if family.keeps_more:
             cell = family.cell
             if cell.own:
                 cache.own = biases[cell.bias_count - 1]
@@ -368,8 +370,7 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     given = *cache, dh, *others
     if call is None or len(given) != len(call.shapes) or not _fit(given, call.shapes, dtype):
         return None
-    code, _, (of_dx, of_dh0, of_dWx, of_dWh, of_db, of_projection), nothing, places, scratch, division = call
-    cell = family.cell
+    code, _, (of_dx, of_dh0, of_dWx, of_dWh, *of_dbs), nothing, places, scratch, division = call
     x, h0, Wx, Wh, tape, track = cache
     if spans is not None:
         if not are_spans_of(spans, x.shape[0], x.shape[1]):
@@ -377,23 +378,17 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
         h0, places = spans.initial(h0), spans.places
         if not spans.is_whole:
             allocate = zeros
-    dx, dh0, db = allocate(of_dx, dtype), empty(of_dh0, dtype), empty(of_db, dtype)
+    dx, dh0 = allocate(of_dx, dtype), empty(of_dh0, dtype)
     dWx, dWh = empty(of_dWx, dtype), empty(of_dWh, dtype)
-    dbs: tuple[np.ndarray, ...] = (db,)
-    if len(cell.biases) > 1:
-        if cell.bias_count > 1:
-            dbs = db, empty(of_db, dtype)
-        if cell.own:
-            if not _fit((cache.own,), (of_db,), dtype):
-                return None
-            dbs[-1][...] = cache.own
-        if cell.projected:
-            if not _fit((cache.projection,), (of_projection,), dtype):
-                return None
-            dbs = *dbs, empty((cache.projection.size,), dtype), cache.projection.reshape(-1)
+    dbs = tuple([empty(shape, dtype) for shape in of_dbs])
+    further: Any = dbs
+    if family.keeps_more:
+        further = _with_kept(family.cell, cache, dbs, of_dWh[0])
+        if further is None:
+            return None
     dtrack = dlast = nothing
     if others or x.ndim == 3:
-        if len(cell.states) > 1:
+        if len(family.cell.states) > 1:
             dtrack = np.zeros(track.shape[1:], dtype)
             for other in others:
                 dtrack[:, : other.shape[1]] = other
@@ -404,9 +399,26 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
             else:
                 dh, dlast = nothing, dh if spans is None else spans.final_gradient(dh)
     work = borrow(scratch, dtype)
-    code(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work, *division)
+    code(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, further, places, work, *division)
     give_back(work)
     return dx, dh0, dtrack, dWx, dWh, dbs
+
+
+def _with_kept(cell: Cell, cache: Any, dbs: tuple[np.ndarray, ...], outputs: int) -> tuple[np.ndarray, ...] | None:
+    """Gradients of biases for a kernel, with what a cache keeps besides its fields; None if that does not fit.
+
+    The bias that is for the row functions is in the place of its gradient, a projection comes last.
+    """
+    dtype = dbs[0].dtype
+    if cell.own:
+        if not _fit((cache.own,), (dbs[0].shape,), dtype):
+            return None
+        dbs[cell.bias_count - 1][...] = cache.own
+    if cell.projected:
+        if not _fit((cache.projection,), ((dbs[-1].size // outputs, outputs),), dtype):
+            return None
+        dbs = *dbs, cache.projection.reshape(-1)
+    return dbs
 
 
 def _backward_key(cache: Any, dh: np.ndarray) -> tuple[Any, ...]:
@@ -544,7 +556,8 @@ def step_forward(
             _, h, track, cache, _ = small
             if len(states_of) == 1:
                 return h, cache
-            return h, track[-1, :, : Wx.shape[1] // len(family.cell.gates)].copy(), cache
+            H = Wx.shape[1] // len(family.cell.gates) if family.keeps_more else h.shape[1]
+            return h, track[-1, :, :H].copy(), cache
     _, h, track, shapes, cache, _ = _run(
         family, STEP_NAMES[states_of], x, states, Wx, Wh, biases, keep_cache, num_threads, packed, True
     )
@@ -571,7 +584,8 @@ def step_backward(
             dx, dh0, dtrack0, dWx, dWh, dbs = small
             if len(cell.states) == 1:
                 return dx, dh0, dWx, dWh, dbs
-            return dx, dh0, dtrack0[:, : dWx.shape[1] // len(cell.gates)].copy(), dWx, dWh, dbs
+            H = dWx.shape[1] // len(cell.gates) if family.keeps_more else dh0.shape[1]
+            return dx, dh0, dtrack0[:, :H].copy(), dWx, dWh, dbs
     cache, sizes = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
     check_single_step(sizes.T, forward_name)
     dtype, shapes = cache.x.dtype, cache.shapes

@@ -656,7 +656,7 @@ class SmallBackward(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     """Of the fields of the cache and of the gradients."""
     gradients: tuple[tuple[int, ...], ...]
-    """Shapes of dx, dh0, dWx, dWh, db and a projection."""
+    """Shapes of dx, dh0, dWx, dWh, each db and a flat projection."""
     nothing: np.ndarray
     """Stands for what there is no gradient of."""
     places: np.ndarray
@@ -688,8 +688,8 @@ def small_backward(
             (N, sizes.P),
             (D, columns),
             (sizes.P, columns),
-            (columns,),
-            (H, projected),
+            *[(columns,)] * cell.bias_count,
+            *[(H * projected,)] * cell.projected,
         ),
         np.zeros((0, sizes.P), dtype),
         whole_places(N, T),

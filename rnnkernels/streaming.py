@@ -23,16 +23,13 @@ from rnnkernels.kernels.rnn import RELU as RNN_RELU
 class Stream:
     """What the streams of all cells share."""
 
-    __slots__ = (
-        *("_batch", "_dtype", "_h_shape", "_hidden", "_kernel", "_memory", "_states", "_weights", "_x_shape"),
-        "packed",
-    )
+    __slots__ = ("_counts", "_dtype", "_h_shape", "_kernel", "_memory", "_states", "_weights", "_x_shape", "packed")
 
     def _open(self, packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> None:
         """Take a state beside packed weights, with room for scratch in one array; `_states` are views of it."""
         cell, self._dtype, D, H, P = packed.cell, packed.dtype, packed.D, packed.H, packed.P
         checked, N = check_states(tuple(states), tuple(states.values()), batch_size, packed.sizes(0, 0), self._dtype)
-        self.packed, self._weights, self._batch, self._hidden = packed, packed.flat, N, H
+        self.packed, self._weights, self._counts = packed, packed.flat, passes.stream_counts(N, H)
         self._x_shape, self._h_shape = (N, D), (N, P)
         lanes, units, projected = simd.lanes_of(self._dtype), unit_columns(H, self._dtype), P * cell.projected
         shape = N, D, H, projected, len(cell.gates), cell.late, cell.bias_count, cell.own, len(cell.tape), lanes
@@ -58,7 +55,7 @@ class Stream:
     def __repr__(self) -> str:
         N, D = self._x_shape
         projected = f"P={self._h_shape[1]}, " if self.packed.cell.projected else ""
-        return f"{type(self).__name__}(N={N}, D={D}, H={self._hidden}, {projected}dtype={self._dtype})"
+        return f"{type(self).__name__}(N={N}, D={D}, H={self.packed.H}, {projected}dtype={self._dtype})"
 
     @property
     def dtype(self) -> np.dtype:
@@ -113,7 +110,7 @@ class Stream:
             type(out) is np.ndarray and out.dtype is self._dtype and out.shape == self._h_shape and out.flags.carray
         ):
             check_out(out, f"(N, {self.packed.cell.h_symbol})", self._h_shape, self._dtype)
-        self._kernel(x, self._weights, self._memory, out, self._batch, self._hidden, 0, 1)
+        self._kernel(x, self._weights, self._memory, out, self._counts, 0, 1)
         return out
 
     def steps(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -151,13 +148,13 @@ class Stream:
         rows, h = x.reshape(N * T, D), out.reshape(N * T, P)
         flops = _sequence.step_flops(self.packed.sizes(N, 1), self.packed.cell)
         for begin, end in segments(T if h.size > 0 else 0, flops):
-            self._kernel(rows, self._weights, self._memory, h, N, self._hidden, begin, end)
+            self._kernel(rows, self._weights, self._memory, h, self._counts, begin, end)
         return out
 
     def _reset(self, rows: Any, **states: Any) -> None:
-        mask = check_rows(rows, self._batch)
+        mask = check_rows(rows, self._x_shape[0])
         names = tuple(states)
-        checked, _ = check_states(names, tuple(states.values()), self._batch, self.packed.sizes(0, 0), self._dtype)
+        checked, _ = check_states(names, tuple(states.values()), self._x_shape[0], self.packed.sizes(0, 0), self._dtype)
         for name, values in zip(self._states, checked, strict=True):
             whole = np.broadcast_to(0 if values is None else values, self._states[name].shape)
             self._states[name][mask] = whole[mask]

@@ -116,7 +116,7 @@ SIGNATURES = {
         *_arrays(types.int64, 3, 1),
         *_scalars("ii?iiii??"),
     ),
-    "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iiii")),
+    "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iii")),
 }
 """Types of the arguments of kernels, for an element type and so many biases, or gradients of biases."""
 

@@ -11,7 +11,7 @@ from numba.np.numpy_support import as_dtype
 from rnnkernels.kernels import gru, lstm, rnn  # noqa: F401 - they register their cells
 from rnnkernels.kernels.cell import cells
 from rnnkernels.kernels.jit import OPTIONS, kernel
-from rnnkernels.kernels.passes import packed_regions, stream_regions
+from rnnkernels.kernels.passes import packed_regions, stream_counts, stream_regions
 from rnnkernels.kernels.simd import LANES
 
 _keys: dict[type, str] = {}
@@ -145,7 +145,7 @@ def _advance(stream, x, h):
             raise ValueError("`stream` must be what `nopython` of a stream returned, unchanged.")
         if h.size > 0:
             T = x.shape[1] if axes == 3 else 1
-            run(x.reshape(N * T, D), weights, memory, h.reshape(N * T, outputs), N, H, 0, T)
+            run(x.reshape(N * T, D), weights, memory, h.reshape(N * T, outputs), stream_counts(N, H), 0, T)
 
     return advance_stream
 

@@ -560,6 +560,8 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     leave_team(team, member)
 
 
+COUNT_BITS = 32
+
 STREAM_ROWS = 12
 """Rows of a chunk of a stream: two full tiles read weights as often as more would, and stay in a near cache until their
 step comes."""
@@ -599,15 +601,21 @@ def packed_regions(inputs, hidden, projected, gates, late, biases, lane_count):
     return Wh, Wh + outputs * columns, zeros, Wp, Wp + hidden * stage_columns(projected, 1, lane_count)
 
 
-def stream_forward(x, weights, memory, h, batch, hidden, begin, end):
+@plain
+def stream_counts(batch, hidden):
+    """The number of sequences and that of units in one: each argument of a call costs time."""
+    return batch | hidden << COUNT_BITS
+
+
+def stream_forward(x, weights, memory, h, counts, begin, end):
     """Steps `begin .. end` of `x` (N * T, D) on packed weights; overwrites these of `h` (N * T, H), and the states.
 
-    All that a stream owns lies in one array, since each argument of a call costs time. There are `hidden` units; h of a
-    projected cell has P columns.
+    All that a stream owns lies in one array, too, see `stream_counts`; h of a projected cell has P columns.
     """
+    batch = counts & ((1 << COUNT_BITS) - 1)
     if batch > 0:
         length, outputs, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
-        projected = outputs if PROJECTED > 0 else 0
+        hidden, projected = (counts >> COUNT_BITS, outputs) if PROJECTED > 0 else (outputs, 0)
         lane_count, units, out_units = lanes(x), unit_count(x, hidden), unit_count(x, outputs)
         chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, projected, GATES, LATE, BIASES, OWN, KEPT,
                                                   lane_count)  # fmt: skip
