@@ -28,7 +28,7 @@ class PackedWeights:
     """Weights of one layer and one direction, packed for the kernels; nobody changes them."""
 
     def __init__(self, cell: Cell, Wx: Any, Wh: Any, biases: dict[str, Any], cell_clip: float | None = None) -> None:
-        self.cell_clip, self._has_peepholes = cell_clip, biases.get("peepholes") is not None
+        self.cell_clip, self.has_peepholes = cell_clip, biases.get("peepholes") is not None
         if cell.own:
             biases = {**biases, "peepholes": check_peepholes(cell, biases.get("peepholes"), cell_clip, Wh)}
         if cell.projected:
@@ -69,7 +69,7 @@ class PackedWeights:
             named["projection"] = named["projection"].reshape(self.H, self.P)
         if self.cell.own:
             own = named.pop("peepholes")
-            if self._has_peepholes:
+            if self.has_peepholes:
                 named["peepholes"] = _sequence.peepholes_of(self.cell, own)
         return named
 

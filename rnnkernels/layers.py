@@ -433,13 +433,16 @@ class Layer:
     def __repr__(self) -> str:
         stack, first = self._stack, self._stack.parts[0]
         facts = {
+            "P": first.P if first.cell.projected else None,
+            **{name: value for name, value in first.cell.options if name != "cell_clip"},
+            "peepholes": first.has_peepholes or None,
+            "cell_clip": first.cell_clip,
             "num_layers": stack.layers if stack.layers > 1 else None,
             "bidirectional": self.bidirectional or None,
             "dropout": stack.dropout or None,
             "variational": stack.variational or None,
         }
-        facts = {"P": first.P if first.cell.projected else None, **facts}
-        told = "".join(f"{name}={fact}, " for name, fact in facts.items() if fact)
+        told = "".join(f"{name}={fact!r}, " for name, fact in facts.items() if fact is not None)
         return f"{type(self).__name__}(D={first.D}, H={first.H}, {told}dtype={stack.dtype})"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -159,3 +159,18 @@ def test_steps__into_memory_that_overlaps_the_input_are_right(rng):
     buffer[:, :6] = x
     layer.stream().steps(buffer[:, :6], out=buffer[:, 1:])
     assert_same_bits(buffer[:, 1:], want)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "told"),
+    [
+        ("LSTM", {}, ""),
+        ("LSTM", {"cell_clip": 2.0}, "cell_clip=2.0, "),
+        ("LSTM", {"coupled": True, "projection": 2}, "P=2, coupled=True, "),
+        ("GRU", {"reset_after": False}, "reset_after=False, "),
+        ("RNN", {"activation": "relu", "num_layers": 2}, "activation='relu', num_layers=2, "),
+    ],
+)
+def test_repr__tells_which_variant_it_is(cell, options, told):
+    layer = getattr(rnnkernels, cell).create(3, 4, **options)
+    assert repr(layer) == f"{cell}(D=3, H=4, {told}dtype=float32)"
