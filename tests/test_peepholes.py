@@ -17,6 +17,8 @@ from helpers import (
 
 import rnnkernels
 from rnnkernels import _threads, reference
+from rnnkernels._checks.cells import check_peepholes
+from rnnkernels.kernels.lstm import PEEPHOLE
 
 VARIANTS = {
     "peepholes": {"peepholes": True},
@@ -198,3 +200,12 @@ def test_arguments__that_do_not_fit_are_named(rng):
     cache.own = cache.own[:3]
     with pytest.raises(ValueError, match="`cache` must be as lstm_forward left it"):
         rnnkernels.lstm_backward(np.ones((2, 3, 5), np.float32), cache)
+
+
+@pytest.mark.parametrize("peepholes", [None, np.full((3, 5), 0.5)])
+def test_bias_of_row_functions__is_the_same_however_it_is_made(peepholes):
+    Wh = np.ones((5, 20))
+    usual = check_peepholes(PEEPHOLE, peepholes, 2.0, Wh)
+    given = peepholes if peepholes is None else peepholes.tolist()
+    np.testing.assert_array_equal(usual, check_peepholes(PEEPHOLE, given, np.float64(2.0), Wh.tolist()))
+    assert peepholes is None or not np.shares_memory(usual, peepholes)

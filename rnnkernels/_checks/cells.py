@@ -1,6 +1,7 @@
 """Checks of the arguments of recurrent cells: weights, biases, peepholes, and the input and the states of a call."""
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -224,6 +225,16 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
     """
     if cell_clip is None:
         cell_clip = math.inf
+    is_usual = type(Wh) is np.ndarray and Wh.ndim == 2 and is_plain(Wh.dtype, (Wh,))
+    if is_usual and type(cell_clip) is float and cell_clip > 0:
+        seen = len(cell.gates) - 1
+        H = Wh.shape[1] // (seen + 1) if cell.projected else len(Wh)
+        if peepholes is None:
+            return _bound_alone(seen, H, cell_clip, Wh.dtype)
+        if type(peepholes) is np.ndarray and peepholes.shape == (seen, H) and peepholes.dtype is Wh.dtype:
+            own = np.empty((seen + 1, H), Wh.dtype)
+            own[:seen], own[seen] = peepholes, cell_clip
+            return own.reshape(-1)
     if isinstance(cell_clip, bool) or not isinstance(cell_clip, int | float | np.integer | np.floating):
         raise TypeError(f"`cell_clip` must be a number; got {type(cell_clip).__name__}.")
     if not cell_clip > 0:
@@ -238,6 +249,15 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
     return np.concatenate([peepholes.reshape(-1), np.full(H, cell_clip, peepholes.dtype)])
+
+
+@lru_cache(maxsize=256)
+def _bound_alone(seen: int, H: int, cell_clip: float, dtype: np.dtype) -> np.ndarray:
+    """No peepholes, and the bound; read-only, since calls share it."""
+    own = np.zeros((seen + 1, H), dtype)
+    own[seen] = cell_clip
+    own.setflags(write=False)
+    return own.reshape(-1)
 
 
 def check_projection(cell: Cell, projection: Any, b: Any) -> np.ndarray:
