@@ -232,8 +232,8 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
         if peepholes is None:
             return _bound_alone(seen, H, cell_clip, Wh.dtype)
         if type(peepholes) is np.ndarray and peepholes.shape == (seen, H) and peepholes.dtype is Wh.dtype:
-            own = np.empty((seen + 1, H), Wh.dtype)
-            own[:seen], own[seen] = peepholes, cell_clip
+            own = np.full((seen + 1, H), cell_clip, Wh.dtype)
+            own[:seen] = peepholes
             return own.reshape(-1)
     if isinstance(cell_clip, bool) or not isinstance(cell_clip, int | float | np.integer | np.floating):
         raise TypeError(f"`cell_clip` must be a number; got {type(cell_clip).__name__}.")

@@ -53,7 +53,7 @@ def from_onnx_tensors(W: Any, R: Any, B: Any = None) -> Weights:
     >>> from rnnkernels import GRU, convert
     >>> weights = convert.from_onnx_tensors(np.ones((1, 6, 3)), np.ones((1, 6, 2)))
     >>> GRU(**weights, reset_after=False)
-    GRU(D=3, H=2, dtype=float64)
+    GRU(D=3, H=2, reset_after=False, dtype=float64)
     """
     W, R = check_array("W", W, 3), check_array("R", R, 3)
     check_number("the number of directions of `W`", len(W), (1, 2), "It is the first axis.")
