@@ -225,17 +225,7 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
     """
     if cell_clip is None:
         cell_clip = math.inf
-    is_usual = type(Wh) is np.ndarray and Wh.ndim == 2 and is_plain(Wh.dtype, (Wh,))
-    if is_usual and type(cell_clip) is float and cell_clip > 0:
-        seen = len(cell.gates) - 1
-        H = Wh.shape[1] // (seen + 1) if cell.projected else len(Wh)
-        if peepholes is None:
-            return _bound_alone(seen, H, cell_clip, Wh.dtype)
-        if type(peepholes) is np.ndarray and peepholes.shape == (seen, H) and peepholes.dtype is Wh.dtype:
-            own = np.full((seen + 1, H), cell_clip, Wh.dtype)
-            own[:seen] = peepholes
-            return own.reshape(-1)
-    if isinstance(cell_clip, bool) or not isinstance(cell_clip, int | float | np.integer | np.floating):
+    if isinstance(cell_clip, bool) or not isinstance(cell_clip, (int, float, np.integer, np.floating)):
         raise TypeError(f"`cell_clip` must be a number; got {type(cell_clip).__name__}.")
     if not cell_clip > 0:
         raise ValueError(f"`cell_clip` must be positive, the largest magnitude of a cell state; got {cell_clip}.")
@@ -245,10 +235,12 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
     seen = len(cell.gates) - 1
     H = Wh.shape[1] // len(cell.gates) if cell.projected else len(Wh)
     if peepholes is None:
-        peepholes = np.zeros((seen, H), Wh.dtype)
+        return _bound_alone(seen, H, float(cell_clip), Wh.dtype)
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
-    return np.concatenate([peepholes.reshape(-1), np.full(H, cell_clip, peepholes.dtype)])
+    own = np.full((seen + 1, H), cell_clip, peepholes.dtype)
+    own[:seen] = peepholes
+    return own.reshape(-1)
 
 
 @lru_cache(maxsize=256)
