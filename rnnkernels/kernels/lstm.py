@@ -320,46 +320,17 @@ COUPLED = register(
 """The LSTM with coupled input and forget gates, with or without peepholes and a clip."""
 
 
-PROJECTED_FORWARD, PROJECTED_BACKWARD, PROJECTED_STREAM = passes_of("lstm_projected", PROJECTED=1, **LSTM_PARTS)
-
-PROJECTED = register(
-    CELL._replace(
-        variant="projected",
-        biases=(*CELL.biases, "projection"),
-        projected=1,
-        forward=PROJECTED_FORWARD,
-        backward=PROJECTED_BACKWARD,
-        stream=PROJECTED_STREAM,
+def with_projection(cell, parts):
+    """Register a cell once more, with a projection of its hidden state; `parts` are those of its passes."""
+    variant = f"{cell.variant}_projected" if cell.variant else "projected"
+    forward, backward, stream = passes_of(f"{cell.name}_{variant}", PROJECTED=1, **parts)
+    biases = *cell.biases, "projection"
+    return register(
+        cell._replace(variant=variant, biases=biases, projected=1, forward=forward, backward=backward, stream=stream)
     )
-)
-"""The LSTM with a projection of its hidden state."""
 
-PEEPHOLE_PROJECTED_FORWARD, PEEPHOLE_PROJECTED_BACKWARD, PEEPHOLE_PROJECTED_STREAM = passes_of(
-    "lstm_peephole_projected", PROJECTED=1, **PEEPHOLE_PARTS
-)
 
-PEEPHOLE_PROJECTED = register(
-    PEEPHOLE._replace(
-        variant="peephole_projected",
-        biases=(*PEEPHOLE.biases, "projection"),
-        projected=1,
-        forward=PEEPHOLE_PROJECTED_FORWARD,
-        backward=PEEPHOLE_PROJECTED_BACKWARD,
-        stream=PEEPHOLE_PROJECTED_STREAM,
-    )
-)
-
-COUPLED_PROJECTED_FORWARD, COUPLED_PROJECTED_BACKWARD, COUPLED_PROJECTED_STREAM = passes_of(
-    "lstm_coupled_projected", PROJECTED=1, **COUPLED_PARTS
-)
-
-COUPLED_PROJECTED = register(
-    COUPLED._replace(
-        variant="coupled_projected",
-        biases=(*COUPLED.biases, "projection"),
-        projected=1,
-        forward=COUPLED_PROJECTED_FORWARD,
-        backward=COUPLED_PROJECTED_BACKWARD,
-        stream=COUPLED_PROJECTED_STREAM,
-    )
-)
+PROJECTED = with_projection(CELL, LSTM_PARTS)
+PEEPHOLE_PROJECTED = with_projection(PEEPHOLE, PEEPHOLE_PARTS)
+COUPLED_PROJECTED = with_projection(COUPLED, COUPLED_PARTS)
+"""The LSTM with a projection of its hidden state, and with peepholes or coupled gates, too."""
