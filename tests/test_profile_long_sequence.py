@@ -140,10 +140,15 @@ def point(run, monkeypatch):
 
 
 def test_figures_above_the_limit__are_faults_of_the_measurement(point):
-    assert not profile_long_sequence.faults([point])
-    [call] = point.calls
-    phases = [dataclasses.replace(phase, limit_seconds=70 * phase.seconds) for phase in call.phases]
-    wrong = dataclasses.replace(point, calls=[dataclasses.replace(call, phases=tuple(phases), limit_seconds=70.0)])
+    def at(share_of_limit):
+        [call] = point.calls
+        phases = [dataclasses.replace(phase, limit_seconds=share_of_limit * phase.seconds) for phase in call.phases]
+        limit = share_of_limit * call.seconds
+        call = dataclasses.replace(call, phases=tuple(phases), limit_seconds=limit)
+        return dataclasses.replace(point, calls=[call])
+
+    assert not profile_long_sequence.faults([at(0.9)])
+    wrong = at(70)
     assert "a fault of the measurement" in profile_long_sequence.faults([wrong])[0]
     assert profile_long_sequence.line(wrong)[4] == "fault"
 
@@ -151,6 +156,7 @@ def test_figures_above_the_limit__are_faults_of_the_measurement(point):
 def test_plots__mark_what_they_cut(point):
     [call] = point.calls
     chunks = call.chunks.copy()
+    chunks["seconds"] = np.median(chunks["seconds"])
     chunks["seconds"][1] *= 1000
     slow = dataclasses.replace(point, calls=[dataclasses.replace(call, chunks=chunks)])
     axes = Figure().subplots()
