@@ -1,7 +1,9 @@
 """The disk cache: it serves a fresh process, and never serves stale code."""
 
+import ast
 import concurrent.futures
 import contextlib
+import importlib
 import io
 import os
 import pickle
@@ -14,7 +16,8 @@ import numpy as np
 import pytest
 
 import rnnkernels
-from rnnkernels.kernels import jit
+from rnnkernels.kernels import embedding, jit, loss
+from rnnkernels.kernels.cell import cells
 
 CALL = """
 import numpy as np
@@ -65,6 +68,52 @@ def test_disk_cache__notices_an_edit_in_another_file(copy_of_package):
     edit(simd, '_define_operator(operator.truediv, "fdiv")', '_define_operator(operator.truediv, "fmul")')
     os.utime(simd, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert run(copy_of_package)[0] != "0.5"
+
+
+def modules_of_kernels():
+    folder = Path(jit.__file__).parent
+    return [f"{jit.PACKAGE}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("module", modules_of_kernels())
+def test_imports__are_all_that_a_module_imports(module):
+    importlib.import_module(module)
+    tree = ast.parse(Path(sys.modules[module].__file__).read_text(encoding="utf-8"))
+    expected = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == jit.PACKAGE:
+            expected |= {f"{jit.PACKAGE}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith(jit.PACKAGE):
+            expected.add(node.module)
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith(jit.PACKAGE) for alias in node.names), "no stamp would know of this"
+    assert jit.imports(module) == expected
+
+
+EDITS = {
+    "activations": {"lstm", "gru", "rnn", "loss"},
+    "lstm": {"lstm"},
+    "gru": {"gru"},
+    "loss": {"loss"},
+    "embedding": {"embedding"},
+    "passes": {"lstm", "gru", "rnn"},
+    "micro_kernel": {"lstm", "gru", "rnn", "loss"},
+    "simd": {"lstm", "gru", "rnn", "loss", "embedding"},
+}
+
+
+@pytest.mark.parametrize("module", EDITS)
+def test_stamps__change_with_what_a_kernel_is_made_of(module, monkeypatch):
+    kernels = {name: cells[name].forward.py_func for name in ("lstm", "gru", "rnn")}
+    kernels |= {"loss": loss.affine_scores.py_func, "embedding": embedding.word_embedding_gather.py_func}
+    before = {name: jit.source_stamp(kernel) for name, kernel in kernels.items()}
+    read = jit._source.__wrapped__
+    edited = f"{jit.PACKAGE}.{module}"
+    monkeypatch.setattr(jit, "_source", lambda name: read(name) + "# edited" * (name == edited))
+    jit._stamp_of_sources.cache_clear()
+    changed = {name for name, kernel in kernels.items() if jit.source_stamp(kernel) != before[name]}
+    jit._stamp_of_sources.cache_clear()
+    assert changed == EDITS[module]
 
 
 def test_disk_cache__keeps_vector_widths_apart(copy_of_package):
@@ -249,8 +298,8 @@ print("right")
         shutil.copytree(copy_of_package, folder)
         edit(
             folder / "rnnkernels" / "kernels" / "simd.py",
-            "VECTOR_BYTES, VECTOR_REGISTERS, SCALES_BY_POWERS = _host_vectors()",
-            f"VECTOR_BYTES, VECTOR_REGISTERS, SCALES_BY_POWERS = {vector_bytes}, {registers}, False",
+            "VECTOR_BYTES, VECTOR_REGISTERS, HAS_AVX512 = _host_vectors()",
+            f"VECTOR_BYTES, VECTOR_REGISTERS, HAS_AVX512 = {vector_bytes}, {registers}, False",
         )
         return run(folder, code + SIGMOIDS)
 

@@ -4,10 +4,10 @@ All three start from the same reduction [1]_: x = n ln 2 + r with |r| <= ln 2 / 
 
     exp(r) = 1 + r + r**2 q(r)                                      (1)
     sigmoid(x) = s - s e / (1 + e), e = exp(-|x|), s = 1 for x >= 0, else e               (2)
-    tanh(|x|) = s - s w, m = exp(2 |x|) - 1, s = min(m, 2) / 2, w = 2 s / (m + 2)         (3)
+    tanh(|x|) = s - s w, m = (exp(2 |x|) - 1) / 2, s = min(m, 1), w = s / (m + 1)         (3)
 
 q is a polynomial fitted at Chebyshev points. ln 2 is split in two (Cody and Waite), and n times the first part is
-exact. (2) and (3) are the quotients e / (1 + e) and m / (m + 2) in a form where nothing cancels, near 0 or in the
+exact. (2) and (3) are the quotients e / (1 + e) and m / (m + 1) in a form where nothing cancels, near 0 or in the
 tails, and where the rounding errors of divisor and quotient enter the result only as a small correction of s.
 
 References
@@ -25,12 +25,12 @@ from rnnkernels.kernels.simd import (
     clamp_below,
     copysign,
     fma,
+    half_power_of_two,
     is_float32,
     lanes,
     load,
     load_first,
     negative,
-    power_of_two,
     scale_by_power_of_two,
     store,
     store_first,
@@ -53,9 +53,9 @@ def _reduce(x):
     """N + SHIFTER and exp(r) - 1 of equation (1), with x = n ln 2 + r."""
     shifter = by_dtype(x, SHIFTER[0], SHIFTER[1])
     shifted = fma(x, LOG2_E, shifter)
-    n = shifter - shifted
-    r = fma(n, by_dtype(x, LN2_HIGH[0], LN2_HIGH[1]), x)
-    r = fma(n, by_dtype(x, LN2_LOW[0], LN2_LOW[1]), r)
+    n = shifted - shifter
+    r = fma(n, by_dtype(x, -LN2_HIGH[0], -LN2_HIGH[1]), x)
+    r = fma(n, by_dtype(x, -LN2_LOW[0], -LN2_LOW[1]), r)
     if is_float32(x):
         q = fma(r, 1.392640047984433e-03, 8.363352682558865e-03)
         q = fma(r, q, 4.1666553310798285e-02)
@@ -95,11 +95,10 @@ def tanh(x):
     """Hyperbolic tangent, equation (3)."""
     magnitude = clamp_above(absolute(x), by_dtype(x, TANH_IS_ONE[0], TANH_IS_ONE[1]))
     shifted, m = _reduce(magnitude + magnitude)
-    power = power_of_two(shifted, by_dtype(x, SHIFTER[0], SHIFTER[1]))
-    m = fma(m, power, power - 1.0)
-    numerator = clamp_above(m, 2.0)
-    s = numerator * 0.5
-    return copysign(fma(negative(s), numerator / (m + 2.0), s), x)
+    power = half_power_of_two(shifted, by_dtype(x, SHIFTER[0], SHIFTER[1]))
+    m = fma(m, power, power - 0.5)
+    s = clamp_above(m, 1.0)
+    return copysign(fma(negative(s), s / (m + 1.0), s), x)
 
 
 @kernel

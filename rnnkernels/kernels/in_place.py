@@ -167,9 +167,9 @@ def multiply_part(a, a0, a_stride, a_step, rows, b, b0, b_stride, depth, s, s0, 
 
 
 @shared("a weights start c buffer")
-def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
+def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first_unit, end_unit,
                       start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
-    """As `multiply` with weights (depth, G * H) that nobody has packed, for vectors `first .. end` of their columns.
+    """As `multiply` with weights (depth, G * H) that nobody has packed, for the columns of some units.
 
     The sums and their bits are the same. Where weights serve few rows a matrix of panels is not worth the memory: parts
     of a few panels are packed in `buffer`, which stays in the nearest cache, multiplied, and forgotten; or, for very
@@ -177,10 +177,10 @@ def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
     """
     step, width = lanes(weights), panel_width(weights)
     if rows <= FEW_ROWS and rows > 0:
-        multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
+        multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first_unit, end_unit,
                           start, s0, start_stride, c, c0, c_stride, buffer, buffer0)  # fmt: skip
         return
-    group = VECTORS_PER_PANEL * PANELS_IN_PLACE
+    group, first, end = VECTORS_PER_PANEL * PANELS_IN_PLACE, first_unit * gates, end_unit * gates
     for v in range(first, end, group):
         count = min(group, end - v)
         column = (v - first) * step
@@ -211,13 +211,15 @@ def multiply_in_place(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
 
 
 @inlined
-def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first, end,
+def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates, depth, first_unit, end_unit,
                       start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
-    """As `multiply_in_place`, for whole units: four lines of the weights at a time, which serve some rows at a time."""
+    """As `multiply_in_place`: four lines of the weights at a time, which serve some rows at a time."""
     step = lanes(weights)
-    first_unit, end_unit = first // gates, end // gates
-    most_units = max(BUFFER_VECTORS // (rows * gates), 1)
-    for unit0 in range(first_unit, end_unit, most_units):
+    most_units = end_unit - first_unit
+    if most_units * rows * gates > BUFFER_VECTORS:
+        most_units = max(BUFFER_VECTORS // (rows * gates), 1)
+    unit0 = first_unit
+    while unit0 < end_unit:
         units = min(most_units, end_unit - unit0)
         whole = min(units, max(hidden // step - unit0, 0))
         rest = hidden - (unit0 + whole) * step
@@ -248,6 +250,7 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
             k = part_end
             if k >= depth:
                 break
+        unit0 += most_units
 
 
 @shared("a weights start c buffer")

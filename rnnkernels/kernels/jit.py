@@ -1,8 +1,9 @@
 """The one decorator of all kernels, and where their machine code is kept between processes.
 
 Numba's own disk cache looks at the file that defines a kernel. A kernel of this package inlines functions of other
-files, and its machine code depends on the register tile chosen for the host; so the stamp of every cached kernel is a
-digest of *all* kernel sources and of the vector width. An edit of any of them recompiles all of them.
+files, and its machine code depends on the register tile chosen for the host; so the stamp of a cached kernel is a
+digest of the vector width and of the sources of its module, of those of all that it is made of, and of all that these
+import. An edit of one of them recompiles it, and an edit of another cell does not.
 
 Each file of machine code begins with a digest of the stamp and of the rest. Nothing of a file is looked at before that
 has been compared: a pickle in which bits have changed can raise any error or take all memory, and machine code can do
@@ -12,6 +13,8 @@ anything.
 import hashlib
 import os
 import pickle
+import re
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +27,7 @@ import numba
 from numba import njit, typeof
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.types import unliteral
 from numba.extending import register_jitable
@@ -49,14 +53,44 @@ before_loading: list[Callable[[bytes], None]] = []
 """Called with machine code from the disk cache before it is loaded, to provide what it calls by name."""
 
 
+PACKAGE = __name__.rpartition(".")[0]
+IMPORT = re.compile(rf"^from {re.escape(PACKAGE)}(?:\.(\w+) import| import ([^#\n]+))", re.MULTILINE)
+
+
 @cache
-def source_stamp() -> str:
-    """Digest of everything that decides the machine code of a kernel, apart from the processor and the signature."""
+def _source(module: str) -> str:
+    file = getattr(sys.modules.get(module), "__file__", None)  # none where a cell is written at a prompt
+    return Path(file).read_text(encoding="utf-8") if file and Path(file).suffix == ".py" else ""
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of kernels that a module imports, by their full names."""
+    lists = [one or several for one, several in IMPORT.findall(_source(module))]
+    return frozenset(f"{PACKAGE}.{name.strip()}" for names in lists for name in names.split(","))
+
+
+@cache
+def _stamp_of_sources(modules: frozenset[str]) -> str:
+    found: set[str] = set()
+    new = set(modules)
+    while new:
+        found |= new
+        new = {imported for module in new for imported in imports(module)} - found
     versions = f"{numba.__version__} {llvmlite.__version__} {VECTOR_BYTES_FORCED} {sorted(OPTIONS.items())}"
     digest = hashlib.sha256(versions.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.name.encode() + source.read_bytes())
+    for module in sorted(found):
+        digest.update(f"{module}\n{_source(module)}".encode())
     return digest.hexdigest()
+
+
+def source_stamp(function: Callable[..., Any]) -> str:
+    """Digest of everything that decides the machine code of a kernel, apart from the processor and the signature.
+
+    A pass of a cell stands in one module, and the functions of rows that it is made of in another.
+    """
+    parts = [value for value in function.__globals__.values() if isinstance(value, Dispatcher)]
+    return _stamp_of_sources(frozenset([function.__module__, *[part.py_func.__module__ for part in parts]]))
 
 
 class _LinkedCode(CompileResultCacheImpl):
@@ -76,21 +110,21 @@ class CodeFiles:
     It stands in for Numba's index of such files, and is asked to load and to save by the same names.
     """
 
-    def __init__(self, folder: str, base: str) -> None:
-        self._folder, self._base = Path(folder), base
+    def __init__(self, function: Callable[..., Any], folder: str, base: str) -> None:
+        self._function, self._folder, self._base = function, Path(folder), base
 
     def load(self, key: Any) -> Any:
         """Return what was saved, or None if it was by another version of the package, or if a bit of it has changed."""
         content = self._path(key).read_bytes()
         digest, data = content[: hashlib.sha256().digest_size], content[hashlib.sha256().digest_size :]
-        return pickle.loads(data) if digest == _digest(key, data) else None
+        return pickle.loads(data) if digest == self._digest(key, data) else None
 
     def save(self, key: Any, data: Any) -> None:
         """Write a file, or write it anew; who reads it meanwhile sees the old one or the new one."""
         path, content = self._path(key), dumps(data)
         draft = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         try:
-            draft.write_bytes(_digest(key, content) + content)
+            draft.write_bytes(self._digest(key, content) + content)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -98,9 +132,8 @@ class CodeFiles:
     def _path(self, key: Any) -> Path:
         return self._folder / f"{self._base}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
 
-
-def _digest(key: Any, data: bytes) -> bytes:
-    return hashlib.sha256(f"{source_stamp()} {key!r}".encode() + data).digest()
+    def _digest(self, key: Any, data: bytes) -> bytes:
+        return hashlib.sha256(f"{source_stamp(self._function)} {key!r}".encode() + data).digest()
 
 
 class PackageCache(FunctionCache):
@@ -110,7 +143,7 @@ class PackageCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file: Any = CodeFiles(self.cache_path, self._impl.filename_base)
+        self._cache_file: Any = CodeFiles(function, self.cache_path, self._impl.filename_base)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Read machine code, or return None."""

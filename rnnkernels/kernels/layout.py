@@ -160,25 +160,24 @@ def pack_lines(weights, w0, stride, hidden, gates, first, end, vectors, panels, 
     """Lines `first .. end` of the panels of `weights` (depth, G * H), so many vectors of interleaved columns.
 
     Overwrites these lines. A few rows at a time: whole rows would touch a page of memory for each vector, whole panels
-    one for each line. And gate by gate, so that the rows are read from one end to the other.
+    one for each line.
     """
     step, width = lanes(weights), panel_width(weights)
     zero = splat(weights, 0.0)
     for begin in range(first, end, ROWS_AT_ONCE):
         stop = min(begin + ROWS_AT_ONCE, end)
-        for gate in range(gates):
-            for v in range(gate, vectors, gates):
-                unit = v // gates
-                target = v * step // width * depth * width + v * step % width
-                left = hidden - unit * step
-                for k in range(begin, stop):
-                    source = w0 + k * stride + gate * hidden + unit * step
-                    if left >= step:
-                        store(panels, target + k * width, load(weights, source))
-                    elif left > 0:
-                        store(panels, target + k * width, load_first(weights, source, left))
-                    else:
-                        store(panels, target + k * width, zero)
+        for v in range(vectors):
+            unit, gate = v // gates, v % gates
+            target = v * step // width * depth * width + v * step % width
+            left = hidden - unit * step
+            for k in range(begin, stop):
+                source = w0 + k * stride + gate * hidden + unit * step
+                if left >= step:
+                    store(panels, target + k * width, load(weights, source))
+                elif left > 0:
+                    store(panels, target + k * width, load_first(weights, source, left))
+                else:
+                    store(panels, target + k * width, zero)
 
 
 @shared("weights panels")
@@ -193,8 +192,8 @@ def pack_transposed_lines(weights, w0, stride, columns, hidden, gates, first, en
     for v in range(first, end):
         here = columns - v * step
         panel = offset + (v - first) * step // width * depth * width + (v - first) * step % width
+        unit, gate = first_line // gates, first_line % gates
         for line in range(first_line, end_line):
-            unit, gate = line // gates, line % gates
             row = (line - first_line) * step
             left = hidden - unit * step
             source = w0 + v * step * stride + gate * hidden + unit * step
@@ -203,6 +202,9 @@ def pack_transposed_lines(weights, w0, stride, columns, hidden, gates, first, en
                 transpose_block(weights, source, stride, panels, target, width)
             else:
                 transpose_edge(weights, source, stride, here, left, panels, target, width, min(step, depth - row), step)
+            gate += 1
+            if gate == gates:
+                unit, gate = unit + 1, 0
 
 
 @kernel
@@ -249,11 +251,13 @@ def unpack_rows(sums, offset, gates, gradient, g0, stride, rows, hidden, first, 
     step, block = lanes(sums), block_width(sums)
     units = unit_count(sums, hidden)
     for k in range(first, end):
-        for v in range(gates * units):
-            gate, unit, column = v // units, v % units, v * step
-            copy_row(sums, offset + (column // block * rows + k) * block + column % block,
-                     gradient, g0 + k * stride + gate * hidden + unit * step,
-                     min(step, hidden - unit * step))  # fmt: skip
+        column = 0
+        for gate in range(gates):
+            for unit in range(units):
+                copy_row(sums, offset + (column // block * rows + k) * block + column % block,
+                         gradient, g0 + k * stride + gate * hidden + unit * step,
+                         min(step, hidden - unit * step))  # fmt: skip
+                column += step
 
 
 @kernel

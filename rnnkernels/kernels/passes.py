@@ -549,14 +549,13 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                         here += stage_columns(hidden, GATES - LATE, lane_count) - late_column
                     copy_row(work, here, dbs[k], gate * hidden, hidden)
         given = active_rows(places, 0, batch, 0)
-        for n in range(batch):
-            if n % size == member:
-                if n < given:
-                    copy_row(work, at.dh + n * at.h_stride, dh0, n * outputs, outputs)
-                elif dlast.size > 0:
-                    copy_row(dlast, n * outputs, dh0, n * outputs, outputs)
-                else:
-                    fill_row(dh0, n * outputs, outputs, 0.0)
+        for n in range(member, batch, size):
+            if n < given:
+                copy_row(work, at.dh + n * at.h_stride, dh0, n * outputs, outputs)
+            elif dlast.size > 0:
+                copy_row(dlast, n * outputs, dh0, n * outputs, outputs)
+            else:
+                fill_row(dh0, n * outputs, outputs, 0.0)
     leave_team(team, member)
 
 
@@ -576,7 +575,7 @@ def stream_regions(batch, inputs, hidden, projected, gates, late, biases, own, k
     columns = whole_vectors(hidden, lane_count)
     tape_rows = batch if late > 0 else 1
     base = whole_vectors((batch + kept * tape_rows) * columns, VECTORS_PER_PANEL * lane_count)
-    chunk = max(STREAM_ROWS // max(batch, 1), 1)
+    chunk = max(STREAM_ROWS // batch, 1) if batch > 1 else STREAM_ROWS
     at = forward_regions(batch, chunk, inputs, hidden, projected, gates, late, biases, own, columns * gates, lane_count)
     return chunk, batch * columns, base, at, base + at.part
 
@@ -614,7 +613,9 @@ def stream_forward(x, weights, memory, h, counts, begin, end):
     """
     batch = counts & ((1 << COUNT_BITS) - 1)
     if batch > 0:
-        length, outputs, inputs = h.shape[0] // batch, h.shape[1], x.shape[1]
+        length, outputs, inputs = h.shape[0], h.shape[1], x.shape[1]
+        if batch > 1:
+            length //= batch
         hidden, projected = (counts >> COUNT_BITS, outputs) if PROJECTED > 0 else (outputs, 0)
         lane_count, units, out_units = lanes(x), unit_count(x, hidden), unit_count(x, outputs)
         chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, projected, GATES, LATE, BIASES, OWN, KEPT,

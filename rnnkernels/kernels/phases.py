@@ -82,8 +82,11 @@ panels of dz, and `buffer` is for products in place.
 
 @plain
 def whole_vectors(columns, lane_count):
-    """Columns rounded up to whole vectors."""
-    return (columns + lane_count - 1) // lane_count * lane_count
+    """Columns rounded up to whole vectors of so many lanes, a power of two.
+
+    By bits: regions round some thirty numbers, and divisions would take 0.1 us of calls that can take 1 us.
+    """
+    return (columns + lane_count - 1) & -lane_count
 
 
 @plain
@@ -94,7 +97,7 @@ def row_stride(columns, lane_count):
     """
     width = VECTORS_PER_PANEL * lane_count
     stride = whole_vectors(columns, width)
-    return stride if stride % (512 // VECTOR_BYTES * lane_count) > 0 else stride + width
+    return stride if stride & (512 // VECTOR_BYTES * lane_count - 1) > 0 else stride + width
 
 
 @plain
@@ -200,7 +203,7 @@ def project(work, x, x_stride, rows, depth, weights, hidden, gates, first_unit, 
                  bias, b + column, 0, work, z, z_stride, False)  # fmt: skip
     else:
         multiply_in_place(work, x, x_stride, rows,
-                          weights.Wx, 0, gates * hidden, hidden, gates, depth, first_unit * gates, end_unit * gates,
+                          weights.Wx, 0, gates * hidden, hidden, gates, depth, first_unit, end_unit,
                           bias, b + first_unit * gates * lanes(work), 0, work, z, z_stride, work, buffer)  # fmt: skip
 
 
@@ -221,8 +224,7 @@ def recur(work, h, h_stride, rows, depth, weights, hidden, first_gate, gates, of
                  source, start, start_stride, work, z, z_stride, descending)  # fmt: skip
     else:
         multiply_in_place(work, h, h_stride, rows,
-                          weights.Wh, first_gate * hidden, of * hidden, hidden, gates, depth,
-                          first_unit * gates, end_unit * gates,
+                          weights.Wh, first_gate * hidden, of * hidden, hidden, gates, depth, first_unit, end_unit,
                           source, start, start_stride, work, z, z_stride, work, buffer)  # fmt: skip
 
 

@@ -30,7 +30,7 @@ I64 = ir.IntType(64)
 
 
 def _host_vectors():
-    """Of the features that Numba compiles for: bytes of a vector register, number of them, and `a * 2**n` or not."""
+    """Of the features that Numba compiles for: bytes of a vector register, number of them, and AVX-512 or not."""
     features = get_host_cpu_features().split(",")
     if "+avx512f" in features:
         return 64, 32, True
@@ -39,7 +39,7 @@ def _host_vectors():
     return 16, 16 if llvm.get_process_triple().startswith(("x86_64", "i686")) else 32, False
 
 
-VECTOR_BYTES, VECTOR_REGISTERS, SCALES_BY_POWERS = _host_vectors()
+VECTOR_BYTES, VECTOR_REGISTERS, HAS_AVX512 = _host_vectors()
 if VECTOR_BYTES_FORCED:  # tests of the code generated for other hosts; LLVM splits what the host does not have
     VECTOR_BYTES = int(VECTOR_BYTES_FORCED)
 
@@ -200,6 +200,20 @@ def _int_vector(vector_type):
     return ir.VectorType(ir.IntType(8 * _element_bytes(vector_type)), vector_type.count)
 
 
+def _scales_by_powers(vector_type):
+    """Whether one instruction makes `a * 2**n` of vectors."""
+    return HAS_AVX512 and vector_type.count * _element_bytes(vector_type) == 64
+
+
+def _scale(builder, vector_type, a, n):
+    """That instruction; n is a vector of whole numbers."""
+    mask, rounding = ir.IntType(vector_type.count), 4  # of all lanes, to nearest
+    signature = ir.FunctionType(vector_type, [vector_type] * 3 + [mask, I32])
+    name = f"llvm.x86.avx512.mask.scalef.p{'s' if _element_bytes(vector_type) == 4 else 'd'}.512"
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    return builder.call(function, [a, n, ir.Constant(vector_type, ir.Undefined), mask(-1), I32(rounding)])
+
+
 def _power_of_two(builder, vector_type, exponent):
     mantissa_bits, bias = (23, 127) if _element_bytes(vector_type) == 4 else (52, 1023)
     every_bias, every_shift = (ir.Constant(exponent.type, [n] * vector_type.count) for n in (bias, mantissa_bits))
@@ -315,30 +329,32 @@ def without_tiny(typingctx, a):
 
 
 @intrinsic
-def power_of_two(typingctx, n, shifter):
-    """`2**n`, where `n` is a whole number that was added to `shifter` = 1.5 * 2**(mantissa bits).
+def half_power_of_two(typingctx, n, shifter):
+    """`2**n / 2`, where `n` is a whole number that was added to `shifter` = 1.5 * 2**(mantissa bits).
 
-    The sum `n + shifter` is passed as `n`: its low bits are the integer. The power must be a normal number.
+    The sum `n + shifter` is passed as `n`: its low bits are the integer. The result must be a normal number.
     """
 
     def generate(builder, v, shifted, origin):
+        if _scales_by_powers(v):
+            return _scale(builder, v, ir.Constant(v, [0.5] * v.count), builder.fsub(shifted, origin))
         exponent = builder.sub(*(builder.bitcast(x, _int_vector(v)) for x in (shifted, origin)))
-        return _power_of_two(builder, v, exponent)
+        return _power_of_two(builder, v, builder.sub(exponent, ir.Constant(exponent.type, [1] * v.count)))
 
     return _vector_function(generate)(n, shifter)
 
 
 @intrinsic
 def scale_by_power_of_two(typingctx, a, n, shifter):
-    """`a * 2**n` with `n` and `shifter` as in `power_of_two`; NaN in `a` stays NaN.
+    """`a * 2**n` with `n` and `shifter` as in `half_power_of_two`; NaN in `a` stays NaN.
 
     A subnormal result is rounded once: by an instruction, or in two steps of half the exponent, which cannot overflow.
     """
 
     def generate(builder, v, x, shifted, origin):
+        if _scales_by_powers(v):
+            return _scale(builder, v, x, builder.fsub(shifted, origin))
         exponent = builder.sub(*(builder.bitcast(s, _int_vector(v)) for s in (shifted, origin)))
-        if SCALES_BY_POWERS:
-            return call_llvm(builder, "ldexp", v, x, exponent)
         half = builder.ashr(exponent, ir.Constant(exponent.type, [1] * v.count))
         x = builder.fmul(x, _power_of_two(builder, v, half))
         return builder.fmul(x, _power_of_two(builder, v, builder.sub(exponent, half)))

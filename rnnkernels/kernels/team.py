@@ -324,6 +324,8 @@ def step_size(size, by_rows):
 @expanded
 def share(count, member, size):
     """First and end of a member's share of `count` things."""
+    if size == 1:
+        return 0, count
     return count * member // size, count * (member + 1) // size
 
 
