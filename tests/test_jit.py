@@ -180,7 +180,7 @@ def test_disk_cache__that_is_damaged_is_written_anew(kept_code, damage):
 
 def test_code_files__give_back_only_what_was_saved(tmp_path, rng):
     """Every damage of a few bytes, each of which a pickle would answer in its own way."""
-    files = jit.CodeFiles(str(tmp_path), "kernel")
+    files = jit.CodeFiles(run, str(tmp_path), "kernel")
     saved = {"code": bytes(range(256)), "types": (1, "two", [3.0])}
     files.save("key", saved)
     assert files.load("key") == saved

@@ -27,7 +27,6 @@ import numba
 from numba import njit, typeof
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 from numba.core.types import unliteral
 from numba.extending import register_jitable
@@ -89,8 +88,8 @@ def source_stamp(function: Callable[..., Any]) -> str:
 
     A pass of a cell stands in one module, and the functions of rows that it is made of in another.
     """
-    parts = [value for value in function.__globals__.values() if isinstance(value, Dispatcher)]
-    return _stamp_of_sources(frozenset([function.__module__, *[part.py_func.__module__ for part in parts]]))
+    parts = [value.py_func for value in function.__globals__.values() if hasattr(value, "py_func")]
+    return _stamp_of_sources(frozenset([part.__module__ for part in (function, *parts)]))
 
 
 class _LinkedCode(CompileResultCacheImpl):

@@ -166,8 +166,8 @@ def pack_lines(weights, w0, stride, hidden, gates, first, end, vectors, panels, 
     zero = splat(weights, 0.0)
     for begin in range(first, end, ROWS_AT_ONCE):
         stop = min(begin + ROWS_AT_ONCE, end)
+        unit, gate = 0, 0
         for v in range(vectors):
-            unit, gate = v // gates, v % gates
             target = v * step // width * depth * width + v * step % width
             left = hidden - unit * step
             for k in range(begin, stop):
@@ -178,6 +178,9 @@ def pack_lines(weights, w0, stride, hidden, gates, first, end, vectors, panels, 
                     store(panels, target + k * width, load_first(weights, source, left))
                 else:
                     store(panels, target + k * width, zero)
+            gate += 1
+            if gate == gates:
+                unit, gate = unit + 1, 0
 
 
 @shared("weights panels")
@@ -302,9 +305,10 @@ def pack_and_add_rows(source, last, stride, depth, columns, gates, panel, count,
     step, width = lanes(source), panel_width(source)
     units = (columns + gates * step - 1) // (gates * step)
     vectors = width // step
+    gate, unit = panel * vectors // units, panel * vectors % units
     for v in range(count * vectors):
         vector = panel * vectors + v
-        column = (vector % units * gates + vector // units) * step
+        column = (unit * gates + gate) * step
         left = columns - column if vector < gates * units else 0
         total = splat(source, 0.0) if first else load(sums, sums_offset + vector * step)
         here, there = last + column, target + v // vectors * depth * width + v % vectors * step
@@ -318,6 +322,9 @@ def pack_and_add_rows(source, last, stride, depth, columns, gates, panel, count,
                 there += width
             total = total + part
         store(sums, sums_offset + vector * step, total)
+        unit += 1
+        if unit == units:
+            gate, unit = gate + 1, 0
 
 
 @expanded
