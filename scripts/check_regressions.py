@@ -49,6 +49,7 @@ import math
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -203,13 +204,39 @@ class Commit:
         """Start a process with its package."""
         return Worker(suite, str(self.folder), threads=len(available_cpus()), variables=self._variables)
 
-    def compiler(self, options: list[str], jobs: int) -> subprocess.Popen[bytes]:
-        """Start to compile in several processes; a commit that cannot do so compiles when benchmarks are set up."""
-        command = [sys.executable, "-m", "rnnkernels", "compile", "--jobs", str(jobs), *options]
+    def compile(self, options: list[str]) -> None:
+        """Compile on all processors; a commit that cannot do so compiles when benchmarks are set up."""
+        self._command("compile", "--jobs", str(len(available_cpus())), *options)
+
+    @cached_property
+    def code_folder(self) -> Path | None:
+        """Where its machine code is kept, if the commit can tell."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return Path(json.loads(self._command("--json"))["code_folder"])
+        return None
+
+    def take_over(self, other: Commit) -> None:
+        """Copy machine code that another commit has; what is not of the code of this one is refused when it is loaded.
+
+        For commits in which the sources of a kernel are the same.
+        """
+        if self.code_folder and other.code_folder:
+            _made(self.code_folder)
+            for path in other.code_folder.glob("*.nbc"):
+                if not (self.code_folder / path.name).exists():
+                    shutil.copy2(path, self.code_folder)
+
+    def _command(self, *arguments: str) -> bytes:
+        command = [sys.executable, "-m", "rnnkernels", *arguments]
         environment = os.environ | self._variables
-        return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
+        try:
+            return process.communicate()[0]
+        finally:
+            process.terminate()
+            process.wait()
 
     @property
     def _variables(self) -> dict[str, str]:
@@ -515,24 +542,17 @@ class Check:
         self.comparisons = [Comparison(name) for name in chosen]
 
     def _compile(self, known: dict[Path, Known], options: list[str]) -> None:
-        """Compile what the benchmarks need and no earlier run has compiled, both commits side by side."""
-        commits = {commit.folder: commit for commit in (self.base, self.head)}
-        cold = [folder for folder in commits if options and options not in known[folder].compiled]
-        if not cold:
-            return
-        labels = " and ".join(commits[folder].label for folder in cold)
-        print(f"compiling {labels}, which can take minutes", file=sys.stderr, flush=True)
-        jobs = max(1, len(available_cpus()) // len(cold))
-        compilers = [commits[folder].compiler(options, jobs) for folder in cold]
-        try:
-            for folder, compiler in zip(cold, compilers, strict=True):
-                compiler.wait()
-                known[folder].compiled.append(options)
-                known[folder].save()
-        finally:
-            for compiler in compilers:
-                compiler.terminate()
-                compiler.wait()
+        """Compile what the benchmarks need and neither an earlier run nor the other commit has compiled."""
+        for commit, other in ((self.base, self.head), (self.head, self.base)):
+            compiled = known[commit.folder].compiled
+            if not options or options in compiled:
+                continue
+            print(f"compiling {commit.label}, which can take minutes", file=sys.stderr, flush=True)
+            if other.folder != commit.folder:
+                commit.take_over(other)
+            commit.compile(options)
+            compiled.append(options)
+            known[commit.folder].save()
 
     def _prove(self, known: dict[Path, Known]) -> None:
         """Find the benchmarks that run the same code in both commits."""

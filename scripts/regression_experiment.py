@@ -8,8 +8,8 @@ In a copy of the repository, at its last commit, one kernel after the other gets
 tenth more time has gone by since its beginning (``--slow-down``). Its results stay the same. The check compares the
 slowed commit with its parent, with its default arguments; between these runs it compares the parent with itself, and
 times what has the same code, too. It has to find the slow-down at least 19 times of 20, and to find nothing on itself
-at least 19 times of 20, and to decide 95 % of the benchmarks then. Each run of either kind compiles nearly all kernels
-anew, once. With ``--busy 2`` two other processes are busy meanwhile. OUT receives experiment.json after each run, and
+at least 19 times of 20, and to decide 95 % of the benchmarks then. Each slowed commit compiles anew what is made of the
+module of the slowed kernel: all cells if that is a pass. With ``--busy 2`` two other processes are busy meanwhile. OUT receives experiment.json after each run, and
 experiment.md.
 """
 

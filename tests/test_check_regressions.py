@@ -197,6 +197,23 @@ def test_known__is_kept_until_the_circumstances_change(tmp_path, monkeypatch):
     assert check_regressions.Known(tmp_path).fingerprints == {}
 
 
+def test_machine_code__is_taken_over_where_it_is_missing(tmp_path):
+    base, head = (check_regressions.Commit(name, name) for name in ("base", "head"))
+    for commit in (base, head):
+        vars(commit)["code_folder"] = tmp_path / commit.label
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "both.nbc").write_text("of base")
+    (tmp_path / "base" / "one.nbc").write_text("of base")
+    (tmp_path / "base" / "other.txt").touch()
+    head.take_over(base)
+    (tmp_path / "head" / "both.nbc").write_text("of head")
+    head.take_over(base)
+    found = {path.name: path.read_text() for path in (tmp_path / "head").iterdir()}
+    assert found == {"both.nbc": "of head", "one.nbc": "of base"}
+    vars(base)["code_folder"] = None  # an old commit, which cannot tell
+    head.take_over(base)
+
+
 def test_rounds__go_where_they_decide():
     cheap, dear, slow = (Comparison(name, base=[1e-3] * 9) for name in ("cheap", "dear", "slow"))
     noise = np.random.default_rng(0).normal(0, 0.01, 9)
