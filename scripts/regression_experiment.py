@@ -9,8 +9,8 @@ tenth more time has gone by since its beginning (``--slow-down``). Its results s
 slowed commit with its parent, with its default arguments; between these runs it compares the parent with itself, and
 times what has the same code, too. It has to find the slow-down at least 19 times of 20, and to find nothing on itself
 at least 19 times of 20, and to decide 95 % of the benchmarks then. Each slowed commit compiles anew what is made of the
-module of the slowed kernel: all cells if that is a pass. With ``--busy 2`` two other processes are busy meanwhile. OUT receives experiment.json after each run, and
-experiment.md.
+module of the slowed kernel: all cells if that is a pass. With ``--busy 2`` two other processes are busy meanwhile. OUT
+receives experiment.json after each run, and experiment.md.
 """
 
 from __future__ import annotations
