@@ -59,7 +59,7 @@ IMPORT = re.compile(rf"^from {re.escape(PACKAGE)}(?:\.(\w+) import| import ([^#\
 @cache
 def _source(module: str) -> str:
     file = getattr(sys.modules.get(module), "__file__", None)  # none where a cell is written at a prompt
-    return Path(file).read_text(encoding="utf-8") if file and Path(file).suffix == ".py" else ""
+    return Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
 
 
 @cache
@@ -71,6 +71,7 @@ def imports(module: str) -> frozenset[str]:
 
 @cache
 def _stamp_of_sources(modules: frozenset[str]) -> str:
+    """Digest of some modules and all that they import, and of what else decides about machine code."""
     found: set[str] = set()
     new = set(modules)
     while new:
