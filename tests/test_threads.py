@@ -355,6 +355,24 @@ def test_split__divides_the_batch_where_weights_are_near_or_serve_many_rows():
     assert [by_rows(N, 1024) for N in (1, 4, 15, 16)] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_shares__are_taken_once_and_by_whoever_has_time(size, count):
+    line = board(size)
+    fast = size - 1
+    first, end = count * fast // size, count
+    found, owner, taken = [], fast, 0
+    while (step := kernels.take_from_share(line, 1, owner, taken, size, count))[0] >= 0:
+        thing, owner, taken = step
+        found.append(thing)
+    own = list(range(first, end))
+    assert found[: len(own)] == own, "not its own share first"
+    assert sorted(found) == list(range(count)), "not each thing once"
+    if size > 1:
+        assert all(kernels.take_from_share(line, 1, m, 0, size, count)[0] == -1 for m in range(size))
+        assert kernels.take_from_share(line, 2, 0, 0, size, 1)[0] == 0, "another share is not free"
+
+
 def test_segments__cover_everything_once():
     parts = list(_threads.segments(1000, _threads.SEGMENT_FLOPS / 300))
     assert parts == [(0, 300), (300, 600), (600, 900), (900, 1000)]

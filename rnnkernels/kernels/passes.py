@@ -76,6 +76,7 @@ from rnnkernels.kernels.team import (
     enter_team,
     is_broken_up,
     leave_team,
+    offer_shares,
     share,
     step_size,
     take_part,
@@ -512,12 +513,13 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             time = lap(trace, member, number, ACCUMULATE, time)
             tick = wait_for_team(team, member, size, tick)
             time = lap(trace, member, number, WAIT, time)
+        offer_shares(team, member, size)
         transpose_chunk(work, at, inputs, hidden, outputs, LATE, PROJECTED, depth, member, size)
         time = lap(trace, member, number, ACCUMULATE, time)
         tick = wait_for_team(team, member, size, tick)  # the transposes are there
         time = lap(trace, member, number, WAIT, time)
         accumulate(work, at, weights, dx, dWx, dWh, dWp, spans, start, rows, depth, previous, inputs, hidden, outputs,
-                   GATES, LATE, BIASES, OWN, PROJECTED, blocked, stop == spans.longest, member, size)  # fmt: skip
+                   GATES, LATE, BIASES, OWN, PROJECTED, blocked, stop == spans.longest, team, member, size)  # fmt: skip
         time = lap(trace, member, number, ACCUMULATE, time)
         consider_breaking_up(team, member, size, tick)
         tick = wait_for_team(team, member, size, tick)  # nobody reads this chunk any more

@@ -34,7 +34,7 @@ from rnnkernels.kernels.micro_kernel import (
     panel_width,
 )
 from rnnkernels.kernels.simd import VECTOR_BYTES, lanes
-from rnnkernels.kernels.team import share
+from rnnkernels.kernels.team import MOST_SHARES, share, take_from_share
 
 Spans = namedtuple("Spans", "places batch onward longest")
 Spans.__doc__ = """Which rows of the caller's arrays are a sequence.
@@ -379,24 +379,28 @@ def transpose_chunk(work, at, inputs, hidden, outputs, late, projected, depth, m
 
 @expanded
 def accumulate(work, at, weights, dx, dWx, dWh, dWp, spans, begin, rows, depth, previous, inputs, hidden, outputs,
-               gates, late, biases, own, projected, blocked, is_first, member, size):  # fmt: skip
+               gates, late, biases, own, projected, blocked, is_first, team, member, size):  # fmt: skip
     """Add the gradients of a chunk: dWx += x.T @ dz, dWh += h.T @ dm, db += sum of dz; and dx = dz @ Wx.T, overwritten.
 
     Where there is a projection, dWp += q.T @ dh, of which the first `previous` rows are not of the chunk.
 
     The chunk has `depth` rows, so many `rows` of its first step, `begin`. A member takes its share of the panels of the
-    sums and of the rows of dx. Sums start from zero if `is_first`. Sums over rows run backward in time-major order, in
-    parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are not `blocked` go straight to the rows of the
-    gradients, whose columns are in gate order where no gate is padded.
+    sums and of the rows of dx, and what others have not come to by then. Sums start from zero if `is_first`. Sums over
+    rows run backward in time-major order, in parts of SUM_DEPTH rows of a chunk; so do the chunks. Sums that are not
+    `blocked` go straight to the rows of the gradients, whose columns are in gate order where no gate is padded.
     """
     mine = member * at.member
-    first_row, end_row = share(depth, member, size)
-    transposed_product(work, at.dz + first_row * at.dz_stride, at.dz_stride, end_row - first_row,
-                       weights.Wx, weights.Wx_offset, weights.packed, inputs, hidden, 0, gates, gates,
-                       0, unit_count(work, inputs), at.zeros, 0, at.dx + first_row * at.x_stride, at.x_stride,
-                       False, at.buffer + mine)  # fmt: skip
-    scatter_rows(work, at.dx, at.x_stride, dx, inputs, spans.places, spans.batch, spans.onward, 0, rows, begin,
-                 first_row, end_row, 0, inputs)  # fmt: skip
+    parts = 2 * size if size > 1 else 1
+    part, owner, taken = take_from_share(team, 0, member, 0, size, parts)
+    while part >= 0:
+        first_row, end_row = share(depth, part, parts)
+        transposed_product(work, at.dz + first_row * at.dz_stride, at.dz_stride, end_row - first_row,
+                           weights.Wx, weights.Wx_offset, weights.packed, inputs, hidden, 0, gates, gates,
+                           0, unit_count(work, inputs), at.zeros, 0, at.dx + first_row * at.x_stride, at.x_stride,
+                           False, at.buffer + mine)  # fmt: skip
+        scatter_rows(work, at.dx, at.x_stride, dx, inputs, spans.places, spans.batch, spans.onward, 0, rows, begin,
+                     first_row, end_row, 0, inputs)  # fmt: skip
+        part, owner, taken = take_from_share(team, 0, owner, taken, size, parts)
 
     width, gate_columns = panel_width(work), unit_count(work, hidden) * lanes(work)
     for k in range((3 if late > 0 else 2) if biases > 1 else 1):  # dz, and dm by stages where it is apart
@@ -409,10 +413,11 @@ def accumulate(work, at, weights, dx, dWx, dWh, dWp, spans, begin, rows, depth, 
             a = at.qT
             db += stage_columns(hidden, first_gate, lanes(work))
             dWh_sums += outputs * sum_columns(hidden, first_gate, lanes(work))
-        first_panel, end_panel = share((columns + width - 1) // width, member, size)
-        panel = first_panel
-        while panel < end_panel:
-            panels = panels_together(panel, end_panel)
+        end_panel, group, groups = panel_groups(columns, width, size)
+        part, owner, taken = take_from_share(team, k + 1, member, 0, size, groups)
+        while part >= 0:
+            panel = part * group
+            panels = min(group, end_panel - panel)
             pack_and_add_rows(work, dz + (depth - 1) * at.dz_stride, at.dz_stride, depth, columns, count, panel, panels,
                               work, at.panels + mine, work, db, is_first)  # fmt: skip
             if k == 0:
@@ -422,18 +427,29 @@ def accumulate(work, at, weights, dx, dWx, dWh, dWp, spans, begin, rows, depth, 
                 add_product(work, at, a, outputs, at.panels + mine, depth, columns, dWh_sums,
                             dWh, first_gate * gate_columns, gates * gate_columns, blocked, panel, panels,
                             is_first)  # fmt: skip
-            panel += panels
+            part, owner, taken = take_from_share(team, k + 1, owner, taken, size, groups)
     if projected > 0:
         columns = unit_count(work, outputs) * lanes(work)
-        panel, end_panel = share((columns + width - 1) // width, member, size)
-        while panel < end_panel:
-            panels = panels_together(panel, end_panel)
+        end_panel, group, groups = panel_groups(columns, width, size)
+        part, owner, taken = take_from_share(team, MOST_SHARES - 1, member, 0, size, groups)
+        while part >= 0:
+            panel = part * group
+            panels = min(group, end_panel - panel)
             last_row = at.dh + (previous + depth - 1) * at.h_stride
             pack_and_add_rows(work, last_row, at.h_stride, depth, columns, 1, panel, panels, work, at.panels + mine,
                               work, at.db + biases * at.b_columns, is_first)  # fmt: skip
             add_product(work, at, at.qT, hidden, at.panels + mine, depth, columns, at.dWp, dWp, 0, columns, blocked,
                         panel, panels, is_first)  # fmt: skip
-            panel += panels
+            part, owner, taken = take_from_share(team, MOST_SHARES - 1, owner, taken, size, groups)
+
+
+@expanded
+def panel_groups(columns, width, size):
+    """Panels of so many columns; how many a member takes at a time: a block, or one if there are few; times of that."""
+    panels, group = (columns + width - 1) // width, PANELS_AT_ONCE
+    if panels < size * PANELS_AT_ONCE and size > 1:
+        group = 1
+    return panels, group, (panels + group - 1) // group
 
 
 @expanded

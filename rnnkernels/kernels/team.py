@@ -9,7 +9,8 @@ processors to other processes so often that the leader would be faster alone, it
 and goes on. At the end the leader waits until all others have left: they use its arguments, which end with its call.
 
 Where parts of the work do not depend on one another, members take them one after the other instead; the team stays
-open until all are taken.
+open until all are taken. Between two barriers a member takes the things of its share one by one, and then those that
+others have not come to: processors are seldom equally fast.
 
 A board is an int64 array of lines of WORDS: for the places that are free, for those who have left, for those who are
 awake, for the offer, for what the leader publishes, and from BARRIERS on one for the barriers and lost time of each
@@ -51,7 +52,8 @@ FORGIVEN_WAITS = 3
 FREE, LEFT, AWAKE, OFFER, PUBLISHED, BARRIERS = (line * WORDS for line in range(6))
 FUNCTION, ARGUMENTS, OTHERS, AT_WORK, WELCOMED, FORGIVEN = range(OFFER, OFFER + 6)
 SIZE, START, BROKEN_UP, TAKEN = range(PUBLISHED, PUBLISHED + 4)
-LOST, LONG_WAITS, BEGAN = 1, 2, 3  # in the line of a member
+LOST, LONG_WAITS, BEGAN, SHARES = 1, 2, 3, 4  # in the line of a member; SHARES is the first of MOST_SHARES words
+MOST_SHARES = 5
 
 
 def _atomic(emit):
@@ -357,3 +359,30 @@ def open_to_members(team, member):
 def take_part(team):
     """Number of the next part that nobody has taken, from 0 on; past the last one there is nothing left to do."""
     return atomic_add(team, TAKEN, 1)
+
+
+@expanded
+def offer_shares(team, member, size):
+    """Before a barrier after which members take things of their shares: they have taken none so far."""
+    if size > 1:
+        for k in range(MOST_SHARES):
+            team[BARRIERS + member * WORDS + SHARES + k] = 0
+
+
+@kernel
+def take_from_share(team, number, owner, taken, size, count):
+    """Take the next of `count` things that members share: of the share of `owner`, or of the next member's.
+
+    Members begin with their own shares; one that has ended it, since its processor is faster, helps the others.
+    `number` says which of the shares between two barriers, `taken` how many this member has taken: alone it needs no
+    board. Returns the thing, -1 if there is none left, whose share it is of, and how many are taken by now.
+    """
+    if size == 1:
+        return (taken if taken < count else -1), owner, taken + 1
+    for _ in range(size):
+        first, end = share(count, owner, size)
+        thing = first + atomic_add(team, BARRIERS + owner * WORDS + SHARES + number, 1)
+        if thing < end:
+            return thing, owner, taken + 1
+        owner = owner + 1 if owner + 1 < size else 0
+    return -1, owner, taken
