@@ -23,7 +23,6 @@ from rnnkernels.kernels.layout import (
     unit_count,
 )
 from rnnkernels.kernels.micro_kernel import SUM_DEPTH, VECTORS_PER_PANEL, multiply, panel_width
-from rnnkernels.kernels.phases import panels_together
 from rnnkernels.kernels.simd import lanes, load, load_first, splat, store_first, transpose_block, transpose_edge
 from rnnkernels.kernels.team import leave_team, open_to_members, share, take_part
 
@@ -169,6 +168,12 @@ def affine_forward(x, weights, start, out, edge, team, member, begin, end, block
                 copy_row(edge, edge0 + r * width, out, (row + r) * columns + whole * width, columns - whole * width)
         part = take_part(team)
     leave_team(team, member)
+
+
+@expanded
+def panels_together(panel, end_panel):
+    """How many panels are multiplied together from `panel` on: those of the same block, before `end_panel`."""
+    return min(PANELS_AT_ONCE - panel % PANELS_AT_ONCE, end_panel - panel)
 
 
 @kernel

@@ -215,11 +215,10 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
                       start, s0, start_stride, c, c0, c_stride, buffer, buffer0):  # fmt: skip
     """As `multiply_in_place`: four lines of the weights at a time, which serve some rows at a time."""
     step = lanes(weights)
-    most_units = end_unit - first_unit
+    most_units = max(end_unit - first_unit, 1)
     if most_units * rows * gates > BUFFER_VECTORS:
         most_units = max(BUFFER_VECTORS // (rows * gates), 1)
-    unit0 = first_unit
-    while unit0 < end_unit:
+    for unit0 in range(first_unit, end_unit, most_units):
         units = min(most_units, end_unit - unit0)
         whole = min(units, max(hidden // step - unit0, 0))
         rest = hidden - (unit0 + whole) * step
@@ -250,7 +249,6 @@ def multiply_few_rows(a, a0, a_stride, rows, weights, w0, stride, hidden, gates,
             k = part_end
             if k >= depth:
                 break
-        unit0 += most_units
 
 
 @shared("a weights start c buffer")

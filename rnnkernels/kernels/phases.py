@@ -390,7 +390,7 @@ def accumulate(work, at, weights, dx, dWx, dWh, dWp, spans, begin, rows, depth, 
     `blocked` go straight to the rows of the gradients, whose columns are in gate order where no gate is padded.
     """
     mine = member * at.member
-    parts = 2 * size if size > 1 else 1
+    parts = 2 * size if size > 1 else 1  # of the rows of dx: each reads all of Wx; not tuned
     part, owner, taken = take_from_share(team, 0, member, 0, size, parts)
     while part >= 0:
         first_row, end_row = share(depth, part, parts)
@@ -474,9 +474,3 @@ def add_product(work, at, a, rows, b, depth, columns, sums, gradient, g0, stride
         else:
             multiply(work, a, at.t_stride, rows, work, b, depth, vectors,
                      gradient, here, stride, gradient, here, stride, False)  # fmt: skip
-
-
-@expanded
-def panels_together(panel, end_panel):
-    """How many panels `add_product` takes from `panel` on: those of the same block, before `end_panel`."""
-    return min(PANELS_AT_ONCE - panel % PANELS_AT_ONCE, end_panel - panel)

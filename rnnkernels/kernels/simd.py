@@ -173,8 +173,6 @@ def _vector_function(generate):
 def call_llvm(builder, name, result, *operands):
     """Emit a call of the vector intrinsic `llvm.<name>`."""
     suffix = f"v{result.count}f{8 * _element_bytes(result)}"
-    if isinstance(operands[-1].type.element, ir.IntType):
-        suffix += f".v{result.count}i{operands[-1].type.element.width}"
     signature = ir.FunctionType(result, [o.type for o in operands])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), operands)
 
