@@ -9,8 +9,9 @@ tenth more time has gone by since its beginning (``--slow-down``). Its results s
 slowed commit with its parent, with its default arguments; between these runs it compares the parent with itself, and
 times what has the same code, too. It has to find the slow-down at least 19 times of 20, and to find nothing on itself
 at least 19 times of 20, and to decide 95 % of the benchmarks then. Each slowed commit compiles anew what is made of the
-module of the slowed kernel: all cells if that is a pass. With ``--busy 2`` two other processes are busy meanwhile. OUT
-receives experiment.json after each run, and experiment.md.
+module of the slowed kernel; that of a pass is copied for the module of the cell whose pass it is, and others keep the
+one that there is. With ``--busy 2`` two other processes are busy meanwhile. OUT receives experiment.json after each
+run, and experiment.md.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Kernel(NamedTuple):
     function: str
     condition: str = "True"
     """In the terms of a pass, for which cells."""
+    user: str = ""
+    """The module for which a copy of `file` is slowed down; without it, the file itself is."""
 
 
 CELLS = {
@@ -62,7 +65,7 @@ CELLS = {
 PASSES = {"forward": "sequence_forward", "backward": "sequence_backward", "stream": "stream_forward"}
 KERNELS = [
     *[
-        Kernel(f"{cell}_{name}", "passes.py", function, condition)
+        Kernel(f"{cell}_{name}", "passes.py", function, condition, f"{cell.partition('_')[0]}.py")
         for cell, condition in CELLS.items()
         for name, function in PASSES.items()
     ],
@@ -170,6 +173,15 @@ def slowed(source: str, kernel: Kernel, percent: float) -> str:
     sys.exit(f"{kernel.file} has no function {kernel.function}: this experiment must follow it.")
 
 
+def with_copy(source: str, kernel: Kernel, copy: str) -> str:
+    """Source of the module that uses a kernel, with another module in the place of that of the kernel."""
+    package = KERNELS_FOLDER.as_posix().replace("/", ".")
+    module = f"from {package}.{Path(kernel.file).stem} import "
+    if source.count(module) != 1:
+        sys.exit(f"{kernel.user} does not import from {kernel.file}: this experiment must follow it.")
+    return source.replace(module, f"from {package}.{copy} import ")
+
+
 class Copy:
     """A clone of the repository in which to plant."""
 
@@ -181,8 +193,14 @@ class Copy:
     def plant(self, kernel: Kernel, percent: float) -> str:
         """Commit a slow-down; return the name of the commit."""
         _run("git", "-C", str(self.folder), "checkout", "--quiet", "--detach", self.commit)
-        path = self.folder / KERNELS_FOLDER / kernel.file
-        path.write_text(slowed(path.read_text(encoding="utf-8"), kernel, percent), encoding="utf-8")
+        kernels = self.folder / KERNELS_FOLDER
+        path, source = kernels / kernel.file, (kernels / kernel.file).read_text(encoding="utf-8")
+        if kernel.user:
+            path = path.with_stem(f"slowed_{path.stem}")
+            users = kernels / kernel.user
+            users.write_text(with_copy(users.read_text(encoding="utf-8"), kernel, path.stem), encoding="utf-8")
+        path.write_text(slowed(source, kernel, percent), encoding="utf-8")
+        _run("git", "-C", str(self.folder), "add", "--all", str(KERNELS_FOLDER))
         identity = ["-c", "user.name=experiment", "-c", "user.email=experiment@localhost"]
         _run(
             "git", "-C", str(self.folder), *identity, "commit", "--quiet", "--no-verify", "--all", "--message",

@@ -457,6 +457,7 @@ def test_layers_of_keras__that_compute_something_else_are_refused(kind, config, 
         convert.from_keras(keras_layer(kind, [], **config))
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras with arrays of JAX
 @pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU", "GRU reset before"])
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_layer_of_keras__computes_the_same(rng, keras, kind, use_bias):

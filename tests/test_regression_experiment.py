@@ -22,6 +22,20 @@ def test_slow_down__is_in_its_kernel_alone(kernel):
     assert [name for name, text in after.items() if text != before[name]] == [kernel.function]
 
 
+@pytest.mark.parametrize("kernel", experiment.KERNELS, ids=lambda kernel: kernel.name)
+def test_planting__changes_what_its_cell_is_made_of_alone(tmp_path, kernel):
+    copy = experiment.Copy(tmp_path / "copy", [], [])
+    planted = copy.plant(kernel, 10)
+    changed = experiment._run("git", "-C", str(copy.folder), "diff", "--name-only", copy.commit, planted).split()
+    names = {kernel.user, f"slowed_{kernel.file}"} if kernel.user else {kernel.file}
+    assert set(changed) == {(experiment.KERNELS_FOLDER / name).as_posix() for name in names}
+
+
+def test_module_that_uses_no_pass__says_so():
+    with pytest.raises(SystemExit, match=r"rnn.py does not import from passes.py"):
+        experiment.with_copy("x = 1", experiment.KERNELS[0], "slowed_passes")
+
+
 def _functions(source):
     return {node.name: ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
 
