@@ -1,9 +1,15 @@
-"""One layer in one direction, on packed weights: all passes and steps of layers and stacks go through here."""
+"""One layer in one direction, on packed weights: all passes and steps of layers and stacks go through here.
 
-from typing import Any
+So it is here that they are recorded while somebody profiles.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from rnnkernels import _recorder as recorder
 from rnnkernels import _recurrent
 from rnnkernels import _tuning as tuning
 from rnnkernels._checks.arrays import check_given_float
@@ -12,7 +18,34 @@ from rnnkernels._pipeline import Pass
 from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, SequenceGradients
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _profiled(
+    method: Callable[Concatenate[Family, PackedWeights, P], R],
+) -> Callable[Concatenate[Family, PackedWeights, P], R]:
+    """Let calls be recorded as those of a method of a layer, `LSTM.forward`."""
+
+    @functools.wraps(method)
+    def call(family: Family, packed: PackedWeights, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not recorder.listeners:
+            return method(family, packed, *args, **kwargs)
+        first: Any = args[0]
+        second: Any = args[1]
+
+        def given() -> dict[str, Any]:
+            if method.__name__ == "backward":
+                return {"dh": first, "cache": second}
+            return {"x": first, **dict(zip(family.cell.states, second, strict=True)), **packed.arguments}
+
+        name = f"{family.cell.name.upper()}.{method.__name__}"
+        return recorder.recorded(name, functools.partial(method, family, packed, *args, **kwargs), given)
+
+    return call
+
+
+@_profiled
 def forward(
     family: Family,
     packed: PackedWeights,
@@ -29,6 +62,7 @@ def forward(
     return _recurrent.forward(family, x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, panels, **options)
 
 
+@_profiled
 def backward(
     family: Family,
     packed: PackedWeights,
@@ -46,6 +80,7 @@ def backward(
     return _recurrent.backward(family, dh, cache, dstate, num_threads, panels, later)
 
 
+@_profiled
 def step(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...]) -> list[Any]:
     """Advance by one step; returns the next states."""
     Wx, Wh, *biases = packed.arguments.values()

@@ -57,12 +57,17 @@ def advice(groups: Sequence[Sequence[Call]], seconds: float, outside: float) -> 
         phases = {phase.name for call in group for phase in call.phases}
         spent = {n: sum(c.phase[n].seconds for c in group if n in c.phase) for n in phases}
         share = total / seconds
-        if "_step_forward" in first.name and len(group) > 1:
+        if len(group) > 1 and first.name.endswith(("_step_forward", "RNN.step", "LSTM.step", "GRU.step")):
             found.append(
-                f"{first.name}, {share:.0%}: {len(group)} single steps. A stream keeps its weights packed between "
-                "steps; where inputs are known beforehand, one call for all steps is faster still."
+                f"{first.name}, {share:.0%}: {len(group)} single steps. A stream keeps its state and packed weights "
+                "between steps; where inputs are known beforehand, one call for all steps is faster still."
             )
-        elif len(group) > 1 and spent.get("pack", 0.0) > 0.2 * total:
+        elif len(group) > 1 and first.name.endswith("Stream.step"):
+            found.append(
+                f"{first.name}, {share:.0%}: {len(group)} single steps. Where inputs are known beforehand, `steps` "
+                "takes a block; a loop that Numba compiles advances a stream without Python, see rnnkernels.nopython."
+            )
+        elif len(group) > 1 and "." not in first.name and spent.get("pack", 0.0) > 0.2 * total:
             found.append(
                 f"{first.name}, {share:.0%}: {spent['pack'] / total:.0%} of it before the kernel starts, mostly for "
                 "packing the same weights. Pack once: a layer or a stream; or give longer blocks of steps."
@@ -88,13 +93,13 @@ def advice(groups: Sequence[Sequence[Call]], seconds: float, outside: float) -> 
 
 def _threads_worth_while(call: Call) -> int:
     """How many threads the call would take if it might have all processors."""
-    cell, _, direction = call.name.rpartition("_")
+    cell, _, direction = call.name.lower().replace(".", "_").rpartition("_")
     if cell not in cells or not call.phases:
         return call.threads
     plans = explain(
         **call.sizes, cell=cell, dtype=call.dtype, training=direction == "backward", num_threads=available_threads()
     ).passes
-    return next(plan.threads for plan in plans if plan.direction == direction)
+    return next((plan.threads for plan in plans if plan.direction == direction), call.threads)
 
 
 def _seconds(calls: Sequence[Call]) -> float:

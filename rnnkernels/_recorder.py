@@ -10,7 +10,7 @@ import inspect
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -49,7 +49,7 @@ class Work(NamedTuple):
 
 @dataclasses.dataclass
 class Record:
-    """One call of a public function; times in ns of `time.perf_counter_ns`."""
+    """One call of a public function or method; times in ns of `time.perf_counter_ns`."""
 
     name: str
     thread: tuple[int, str]
@@ -99,15 +99,19 @@ def profiled(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not listeners:
             return function(*args, **kwargs)
-        return _recorded(function, *args, **kwargs)
+
+        def given() -> dict[str, Any]:
+            return _signature(function).bind(*args, **kwargs).arguments
+
+        return recorded(function.__name__, functools.partial(function, *args, **kwargs), given)
 
     return call
 
 
-def _recorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def recorded(name: str, function: Callable[[], R], given: Callable[[], Mapping[str, Any]]) -> R:
+    """Call a function while somebody listens; `given` finds its arguments by name, when it has returned."""
     hearing = listeners
-    thread = threading.current_thread()
-    record = Record(function.__name__, (thread.ident or 0, thread.name))
+    record = Record(name, _thread())
     outer = getattr(_call, "record", None)  # a signal handler or an `__array__` method calls in the midst of a call
     code_before = count_machine_code()
     memory_before = 0
@@ -119,7 +123,7 @@ def _recorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     record.begin_ns = time.perf_counter_ns()
     _call.record = record
     try:
-        result = function(*args, **kwargs)
+        result = function()
     finally:
         record.end_ns = time.perf_counter_ns()
         _call.record = outer
@@ -129,17 +133,32 @@ def _recorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     code = count_machine_code()
     record.compiled = code.compiled - code_before.compiled
     record.loaded = code.loaded - code_before.loaded
-    _note_arrays(record, _signature(function).bind(*args, **kwargs).arguments, result)
+    _note_arrays(record, given(), result)
     for records in hearing:
         records.append(record)
     return result
 
 
-def _note_arrays(record: Record, arguments: dict[str, Any], result: Any) -> None:
+def add_record(name: str, begin_ns: int, work: Work, given: Mapping[str, Any], result: np.ndarray) -> None:
+    """Record a call that has just ended, and looked at the time itself: what takes 2 us cannot pay for a wrapper."""
+    record = Record(name, _thread(), begin_ns, time.perf_counter_ns(), work=work)
+    if tracemalloc.is_tracing():
+        record.peak_bytes = result.nbytes
+    _note_arrays(record, given, result)
+    for records in listeners:
+        records.append(record)
+
+
+def _thread() -> tuple[int, str]:
+    thread = threading.current_thread()
+    return thread.ident or 0, thread.name
+
+
+def _note_arrays(record: Record, arguments: Mapping[str, Any], result: Any) -> None:
     given = dict(_arrays(arguments))
     record.arguments = {name: Array(a.shape, a.dtype, a.nbytes) for name, a in given.items()}
     results = (*result, *vars(result).values()) if hasattr(result, "__dict__") else result
-    results = results if isinstance(results, tuple) else (results,)
+    results = results if isinstance(results, tuple | list) else (results,)
     record.results = [Array(a.shape, a.dtype, a.nbytes) for a in results if isinstance(a, np.ndarray)]
     for cache in results:
         if fields := _fields(cache):
@@ -157,7 +176,7 @@ def _fields(value: Any) -> list[tuple[str, np.ndarray]]:
     return list(zip(value._fields, value, strict=True)) if hasattr(value, "_fields") else []
 
 
-def _arrays(values: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
+def _arrays(values: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
     """Arrays among values and in the fields of caches; numbers and sequences of numbers as arrays."""
     found = []
     for name, value in values.items():

@@ -16,7 +16,9 @@ The kernels of recurrent layers take the time of each phase of each chunk of ste
     wait         for other threads
     wrapper      the rest: between kernel runs, and after the last one
 
-The other functions have no phases. Nothing is recorded outside of a profile.
+Calls of layers are recorded under the names of their methods, `LSTM.forward`, one for each layer and direction of a
+stack; so are those of streams, `LSTMStream.step`. The latter and all other functions have no phases. What a function
+that Numba compiled does with a stream is not seen. Nothing is recorded outside of a profile.
 """
 
 import json
@@ -96,9 +98,10 @@ class Phase:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Call:
-    """A call of a function of the package."""
+    """A call of a function of the package, or of a method of a layer or stream."""
 
     name: str
+    """As in `lstm_forward`, `LSTM.forward`, `LSTMStream.step`."""
     sizes: dict[str, int]
     dtype: str
     thread: str
@@ -249,7 +252,7 @@ class Profile:
 
 
 def profile(*, memory: bool = False) -> Profile:
-    """Record the calls of the package's functions while a block runs, from all Python threads.
+    """Record the calls of the package's functions, layers and streams while a block runs, from all Python threads.
 
     Parameters
     ----------
@@ -326,13 +329,13 @@ def _make_call(record: recorder.Record, clock: _Clock) -> Call:
     begin = clock.of_ns(record.begin_ns)
     phases: tuple[Phase, ...] = ()
     limit_seconds = 0.0
+    costs = _costs(record, dtype, threads) or {"": Cost(flops=flops, bytes=n_bytes)}
+    flops, n_bytes = sum(cost.flops for cost in costs.values()), sum(cost.bytes for cost in costs.values())
     if record.traces:
-        costs = _costs(record, dtype, threads)
         phases = _phases(costs, chunks, begin, seconds, dtype, joined)
-        flops, n_bytes = sum(cost.flops for cost in costs.values()), sum(cost.bytes for cost in costs.values())
         limit_seconds = sum(phase.limit_seconds for phase in phases)
-    elif flops:
-        limit_seconds = Cost(flops=flops).limit_seconds(dtype, 1)
+    else:
+        limit_seconds = sum(cost.limit_seconds(dtype, 1) for cost in costs.values())
     return Call(
         name=record.name,
         sizes=sizes,
@@ -361,7 +364,7 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
     shapes = {name.removeprefix("cache."): array.shape for name, array in record.arguments.items()}
     layer, _, direction = record.name.rpartition("_")
     passes = 2 if direction == "backward" else 1
-    if layer.removesuffix("_step") in cells:
+    if "Wh" in shapes:
         (*batch, D), H = shapes["x"], shapes["Wh"][0]
         N, T = batch if len(batch) == 2 else (*batch, 1, 1)[:2]
         if record.work is not None and record.work.sizes[4] > 0:

@@ -1,9 +1,11 @@
 """Streams: cells that keep packed weights and their state from call to call, for steps in real time."""
 
+import time
 from typing import Any
 
 import numpy as np
 
+from rnnkernels import _recorder as recorder
 from rnnkernels import _sequence, lstm
 from rnnkernels._checks.settings import check_choice
 from rnnkernels._checks.streams import check_for_stream, check_out, check_rows, check_states
@@ -101,6 +103,7 @@ class Stream:
         ValueError
             If a shape or the layout of `out` does not fit. The state is what it was.
         """
+        begin_ns = time.perf_counter_ns() if recorder.listeners else 0
         # The tests that most calls pass, in their cheapest form: a step takes microseconds.
         if not (type(x) is np.ndarray and x.dtype is self._dtype and x.shape == self._x_shape and x.flags.carray):
             x = check_for_stream("x", x, "(N, D)", self._x_shape, self._dtype)
@@ -111,6 +114,8 @@ class Stream:
         ):
             check_out(out, f"(N, {self.packed.cell.h_symbol})", self._h_shape, self._dtype)
         self._kernel(x, self._weights, self._memory, out, self._counts, 0, 1)
+        if begin_ns:
+            self._record("step", begin_ns, 1, x, out)
         return out
 
     def steps(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -136,6 +141,7 @@ class Stream:
         ValueError
             If a shape or the layout of `out` does not fit. The state is what it was.
         """
+        begin_ns = time.perf_counter_ns() if recorder.listeners else 0
         (N, D), P = self._x_shape, self._h_shape[1]
         x = check_for_stream("x", x, "(N, T, D)", (N, None, D), self._dtype)
         T = x.shape[1]
@@ -149,7 +155,16 @@ class Stream:
         flops = _sequence.step_flops(self.packed.sizes(N, 1), self.packed.cell)
         for begin, end in segments(T if h.size > 0 else 0, flops):
             self._kernel(rows, self._weights, self._memory, h, self._counts, begin, end)
+        if begin_ns:
+            self._record("steps", begin_ns, T, x, out)
         return out
+
+    def _record(self, name: str, begin_ns: int, steps: int, x: np.ndarray, out: np.ndarray) -> None:
+        """Tell who profiles of a call that began at a time."""
+        packed, rows = self.packed, len(x) * steps
+        work = recorder.Work(packed.cell.key, packed.sizes(len(x), steps), rows, rows)
+        given = {"x": x, **packed.arguments}
+        recorder.add_record(f"{type(self).__name__}.{name}", begin_ns, work, given, out)
 
     def _reset(self, rows: Any, **states: Any) -> None:
         mask = check_rows(rows, self._x_shape[0])

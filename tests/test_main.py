@@ -76,7 +76,19 @@ def test_advice__finds_single_steps():
     x, h, Wx, Wh, b = np.zeros((1, 3)), np.zeros((1, 4)), np.zeros((3, 4)), np.zeros((4, 4)), np.zeros(4)
     calls = profile_of(lambda: [rnnkernels.rnn_step_forward(x, h, Wx, Wh, b) for _ in range(5)])
     [words] = _program.advice([calls], sum(call.seconds for call in calls), 0.0)
-    assert "5 single steps. A stream keeps its weights packed" in words
+    assert "5 single steps. A stream keeps its state and packed weights" in words
+
+
+def test_advice__knows_layers_and_streams():
+    layer = rnnkernels.LSTM.create(3, 4)
+    stream, x = layer.stream(), np.zeros((1, 3), np.float32)
+    for run, advised in (
+        (lambda: layer.step(x), "A stream keeps its state"),
+        (lambda: stream.step(x), "`steps` takes a block"),
+    ):
+        calls = profile_of(lambda run=run: [run() for _ in range(5)])
+        [words] = _program.advice([calls], sum(call.seconds for call in calls), 0.0)
+        assert f"5 single steps. {advised}" in words or f"beforehand, {advised}" in words
 
 
 def test_compile_all__leaves_nothing_to_compile_and_tells_how_far_it_is():

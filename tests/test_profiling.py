@@ -122,6 +122,69 @@ def test_profile__sees_every_public_function(rng):
         assert call.name in profile.table()
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("RNN", {}), ("LSTM", {}), ("GRU", {"reset_after": False}), ("LSTM", {"projection": 5, "coupled": True})],
+)
+def test_profile__sees_layers_and_streams(rng, kind, options):
+    layer = getattr(rnnkernels, kind).create(3, 20, **options)
+    N, T, gates = 2, 30, {"RNN": 1, "GRU": 3}.get(kind, 3 if options else 4)
+    x = rng.standard_normal((N, T, 3)).astype(np.float32)
+    outside = layer.forward(x).h
+    with profiling.profile() as profile:
+        h, cache = layer.forward(x)
+        layer.backward(h, cache)
+        layer.step(x[:, 0])
+        stream = layer.stream(batch_size=N)
+        stream.step(x[:, 0])
+        stream.steps(x[:, 1:])
+    assert_same_bits(h, outside)
+    P, projecting = options.get("projection", 20), 2 * N * 20 * options.get("projection", 0)
+    step = 2 * N * 20 * gates * (3 + P) + projecting
+    expected = [
+        (f"{kind}.forward", T, T * step),
+        (f"{kind}.backward", T, 2 * T * step + T * projecting),  # which makes hidden states once more
+        (f"{kind}.step", 1, step),
+        (f"{kind}Stream.step", 1, step),
+        (f"{kind}Stream.steps", T - 1, (T - 1) * step),
+    ]
+    for call, (name, steps, flops) in zip(profile.calls, expected, strict=True):
+        sizes = {"N": N, "T": steps, "D": 3, "H": 20} | ({"P": 5} if "projection" in options else {})
+        assert (call.name, call.sizes, call.dtype, call.flops) == (name, sizes, "float32", flops)
+        assert call.limit_seconds > 0
+        assert (call.kept_bytes > 0) == (name == f"{kind}.forward")
+        assert {phase.name for phase in call.phases} >= (set() if "Stream" in name else {"recur", "cell"})
+        assert call.name in str(call)
+    json.dumps(profile.to_dict())
+    profile.chrome_trace()
+
+
+def test_profile__sees_each_layer_and_direction_of_a_stack(rng):
+    stack = rnnkernels.LSTM.create(3, 8, num_layers=2, bidirectional=True)
+    x = rng.standard_normal((2, 9, 3)).astype(np.float32)
+    with profiling.profile() as profile:
+        h, cache = stack.forward(x)
+        stack.backward(h, cache)
+        rnnkernels.LSTM.create(3, 8, num_layers=3).stream(batch_size=2).step(x[:, 0])
+    names = [(call.name, call.sizes["D"]) for call in profile.calls]
+    assert names == [
+        *[("LSTM.forward", D) for D in (3, 3, 16, 16)],
+        *[("LSTM.backward", D) for D in (16, 16, 3, 3)],
+        *[("LSTMStream.step", D) for D in (3, 8, 8)],
+    ]
+
+
+def test_profile__forgets_a_call_of_a_layer_that_fails(rng):
+    layer = rnnkernels.RNN.create(3, 4)
+    with profiling.profile() as profile:
+        for fail in (lambda: layer.forward(np.ones((2, 5))), lambda: layer.stream().step(np.ones((1, 4), np.float32))):
+            with pytest.raises(ValueError, match="`x` must have"):
+                fail()
+        rnnkernels.sigmoid(0.0)
+    assert [call.name for call in profile.calls] == ["sigmoid"]
+    assert getattr(_recorder._call, "record", None) is None
+
+
 def test_profile__keeps_concurrent_calls_apart(rng):
     sizes = [(1, 200, 2, 8), (2, 300, 3, 16), (3, 250, 4, 24), (1, 400, 5, 32)]
     problems = [make_arguments(rng, 4, *size, np.float32) for size in sizes]
