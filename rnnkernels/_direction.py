@@ -3,9 +3,8 @@
 So it is here that they are recorded while somebody profiles.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,34 +17,7 @@ from rnnkernels._pipeline import Pass
 from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, SequenceGradients
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-def _profiled(
-    method: Callable[Concatenate[Family, PackedWeights, P], R],
-) -> Callable[Concatenate[Family, PackedWeights, P], R]:
-    """Let calls be recorded as those of a method of a layer, `LSTM.forward`."""
-
-    @functools.wraps(method)
-    def call(family: Family, packed: PackedWeights, *args: P.args, **kwargs: P.kwargs) -> R:
-        if not recorder.listeners:
-            return method(family, packed, *args, **kwargs)
-        first: Any = args[0]
-        second: Any = args[1]
-
-        def given() -> dict[str, Any]:
-            if method.__name__ == "backward":
-                return {"dh": first, "cache": second}
-            return {"x": first, **dict(zip(family.cell.states, second, strict=True)), **packed.arguments}
-
-        name = f"{family.cell.name.upper()}.{method.__name__}"
-        return recorder.recorded(name, functools.partial(method, family, packed, *args, **kwargs), given)
-
-    return call
-
-
-@_profiled
 def forward(
     family: Family,
     packed: PackedWeights,
@@ -56,13 +28,13 @@ def forward(
     **options: Any,
 ) -> ForwardResult[Any, Any]:
     """Run over whole sequences, with the options of the functions."""
-    Wx, Wh, *biases = packed.arguments.values()
-    x = in_dtype(x, packed.dtype)
+    run, x = _recurrent.forward, in_dtype(x, packed.dtype)
+    if recorder.listeners:
+        run = _recorded(run, family, "forward", _given(family, packed, x, states))
     panels = None if _is_little(packed, x) else packed.forward
-    return _recurrent.forward(family, x, states, Wx, Wh, tuple(biases), keep_cache, num_threads, panels, **options)
+    return run(family, x, states, *packed.natural, keep_cache, num_threads, panels, **options)
 
 
-@_profiled
 def backward(
     family: Family,
     packed: PackedWeights,
@@ -73,21 +45,37 @@ def backward(
     later: list[Pass] | None = None,
 ) -> SequenceGradients:
     """Propagate gradients back through whole sequences."""
-    panels = None
+    run, panels = _recurrent.backward, None
+    if recorder.listeners:
+        run = _recorded(run, family, "backward", {"dh": dh, "cache": cache})
     if isinstance(cache, family.cache) and cache.Wx is packed.arguments["Wx"]:
         dh = dh if dh is None else in_dtype(dh, packed.dtype, "dh")
         panels = None if _is_little(packed, cache.x) else packed.backward
-    return _recurrent.backward(family, dh, cache, dstate, num_threads, panels, later)
+    return run(family, dh, cache, dstate, num_threads, panels, later)
 
 
-@_profiled
 def step(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...]) -> list[Any]:
     """Advance by one step; returns the next states."""
-    Wx, Wh, *biases = packed.arguments.values()
-    x = in_dtype(x, packed.dtype)
+    run, x = _recurrent.step_forward, in_dtype(x, packed.dtype)
+    if recorder.listeners:
+        run = _recorded(run, family, "step", _given(family, packed, x, states))
     panels, threads = (None, None) if _is_little(packed, x) else (packed.forward, 1)
-    *following, _ = _recurrent.step_forward(family, x, states, Wx, Wh, tuple(biases), False, threads, panels)
+    *following, _ = run(family, x, states, *packed.natural, False, threads, panels)
     return following
+
+
+def _recorded(run: Callable[..., Any], family: Family, name: str, given: dict[str, Any]) -> Callable[..., Any]:
+    """The same for a call that is recorded as one of a method of a layer, `LSTM.forward`."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        return recorder.recorded(f"{family.cell.name.upper()}.{name}", lambda: run(*args, **options), lambda: given)
+
+    return call
+
+
+def _given(family: Family, packed: PackedWeights, x: Any, states: tuple[Any, ...]) -> dict[str, Any]:
+    """Arguments by name."""
+    return {"x": x, **dict(zip(family.cell.states, states, strict=True)), **packed.arguments}
 
 
 def _is_little(packed: PackedWeights, x: np.ndarray) -> bool:
@@ -97,7 +85,7 @@ def _is_little(packed: PackedWeights, x: np.ndarray) -> bool:
 
 def named_gradients(packed: PackedWeights, result: SequenceGradients) -> dict[str, np.ndarray]:
     """Gradients of the parameters, by the names of these."""
-    return {name: getattr(result, f"d{name}") for name in packed.parameters}
+    return {name: getattr(result, gradient) for name, gradient in packed.gradients}
 
 
 def in_dtype(x: Any, dtype: np.dtype, name: str = "x") -> Any:

@@ -74,6 +74,11 @@ class PackedWeights:
         return named
 
     @cached_property
+    def gradients(self) -> list[tuple[str, str]]:
+        """Names of the parameters, and of their gradients."""
+        return [(name, f"d{name}") for name in self.parameters]
+
+    @cached_property
     def arguments(self) -> dict[str, np.ndarray]:
         """The weights in natural order, and the biases of the cell; read-only."""
         cell, H = self.cell, self.H
@@ -101,10 +106,16 @@ class PackedWeights:
         return named
 
     @cached_property
+    def natural(self) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+        """Wx, Wh and the biases of `arguments`."""
+        Wx, Wh, *biases = self.arguments.values()
+        return Wx, Wh, tuple(biases)
+
+    @cached_property
     def backward(self) -> Sequence[np.ndarray]:
         """Panels of Wx, Wh and a projection for the backward kernels."""
-        Wx, Wh, *biases = self.arguments.values()
-        matrices = all_matrices((Wx, Wh), projection_of(self.cell, tuple(biases)))
+        Wx, Wh, biases = self.natural
+        matrices = all_matrices((Wx, Wh), projection_of(self.cell, biases))
         return pack(Team(1), backward_packing(self.cell.key, *self._sizes, self.dtype), matrices)
 
 

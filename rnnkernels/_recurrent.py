@@ -214,8 +214,13 @@ def _run_small(
     if call is None:
         return None
     shapes, spans, allocate = call.shapes, None, empty
+    # A step of a sequence, as x[:, t], is not contiguous, and a state may be of the other float dtype, or None.
+    if states[-1] is None or states[0] is None:
+        states = tuple([zero if state is None else state for state, zero in zip(states, call.no_states, strict=True)])
+    if biases[-1] is None and len(biases) > 1:
+        biases = *biases[:-1], call.no_bias
     if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
-        x, states, biases = _completed(family.cell, x, states, Wh, biases)
+        x, states = np.ascontiguousarray(x), tuple([_in_dtype(state, dtype) for state in states])
         if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
             return None
     h0, track0 = states[0], states[-1]
@@ -228,7 +233,7 @@ def _run_small(
             h0, track0 = _initial(spans, states)
             if not spans.is_whole:
                 allocate = zeros
-    code, _, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, places, scratch, division, _ = call
+    code, _, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, _, _, places, scratch, division, _ = call
     h = allocate(of_h, dtype) if no_h is None else no_h
     last, track = empty(of_last, dtype), empty(of_track, dtype)
     if spans is not None:
@@ -272,26 +277,6 @@ def _initial(spans: Spans, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
         return states[0], states[-1]
     h0 = spans.initial(states[0])
     return h0, h0 if len(states) == 1 else spans.initial(states[1])
-
-
-def _completed(
-    cell: Cell, x: np.ndarray, states: tuple[Any, ...], Wh: Any, biases: tuple[Any, ...]
-) -> tuple[np.ndarray, tuple[Any, ...], tuple[Any, ...]]:
-    """Inputs, states and biases in the layout of kernels, with zeros in the place of None; checks come later.
-
-    A step of a sequence, as x[:, t], is not contiguous, and a state may be of the other float dtype.
-    """
-    if isinstance(Wh, ndarray) and x.ndim > 1 and Wh.ndim == 2:
-        (N, *_), (H, columns), dtype = x.shape, Wh.shape, x.dtype
-        widths = (H, columns // len(cell.gates))[: len(states)]
-        states = tuple(
-            [
-                np.zeros((N, width), dtype) if state is None else _in_dtype(state, dtype)
-                for state, width in zip(states, widths, strict=True)
-            ]
-        )
-        biases = biases[0], *[np.zeros((columns,), dtype) if bias is None else bias for bias in biases[1:]]
-    return np.ascontiguousarray(x), states, biases
 
 
 def _in_dtype(state: Any, dtype: np.dtype) -> Any:
@@ -340,7 +325,7 @@ def forward(
     if spans is not None:
         last = spans.final(last)
     N, P = last.shape
-    h = last.copy() if only_last else h.reshape(N, np.shape(x)[1], P)
+    h = last.copy() if only_last else h.reshape(N, (x if type(x) is ndarray else np.asarray(x)).shape[1], P)
     result: ForwardResult[Any, Any] = ForwardResult((h, cache))
     H = np.shape(Wx)[1] // len(family.cell.gates) if family.cell.projected else P
     result.make_state = lambda: _last_state(family, last, track, H, spans)

@@ -248,6 +248,9 @@ class SmallCall(NamedTuple):
     """The hidden states of all steps where only the last ones are wanted."""
     no_tape: np.ndarray | None
     """The tape of a cell that keeps nothing in it."""
+    no_states: tuple[np.ndarray, ...]
+    no_bias: np.ndarray
+    """Zeros, read-only, in the place of states that are None, and of a last bias."""
     places: np.ndarray
     scratch: int
     division: tuple[Any, ...]
@@ -264,10 +267,13 @@ def small_forward(
     plan = plan_forward(cell, sizes, dtype, None)
     if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0:
         return None
-    units = unit_columns(H, dtype)
+    units, shapes = unit_columns(H, dtype), tuple([array.shape for array in arguments])
+    zeros_of = [np.zeros(shape, dtype) for shape in (*shapes[1 : 1 + len(cell.states)], (len(cell.gates) * H,))]
+    for array in zeros_of:
+        array.setflags(write=False)
     return SmallCall(
         cell.machine_code("forward", dtype),
-        tuple([array.shape for array in arguments]),
+        shapes,
         None if arguments[0].ndim == 2 else (N * T, D),
         (N * T, sizes.P),
         (N, sizes.P),
@@ -275,6 +281,8 @@ def small_forward(
         (T + 1 if keeps else 1, N, units),
         np.zeros((0, sizes.P), dtype) if only_last else None,
         None if cell.tape else np.zeros((T if keeps else 1, N, 0), dtype),
+        tuple(zeros_of[:-1]),
+        zeros_of[-1],
         whole_places(N, T),
         plan.scratch,
         (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.strip, 1, False),

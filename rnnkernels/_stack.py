@@ -6,7 +6,7 @@ Layers that overlap have all their outputs, or gradients, at the same time, also
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,7 +54,7 @@ class Stack:
         """How many there are."""
         return len(self.parts) // self.directions
 
-    @property
+    @cached_property
     def suffixes(self) -> list[str]:
         """Of the parts."""
         return suffixes(self.layers, self.directions)
@@ -63,6 +63,11 @@ class Stack:
     def dtype(self) -> np.dtype:
         """float32 or float64."""
         return self.parts[0].dtype
+
+    @cached_property
+    def step_flops(self) -> int:
+        """Work of a step of one sequence, of all parts."""
+        return sum(_sequence.step_flops(part.sizes(1, 1), part.cell) for part in self.parts)
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
@@ -126,13 +131,14 @@ class Stack:
                     masks.append(None if rng is None or self.dropout == 0 else self._draw_mask(rng, x.shape))
                     if masks[-1] is not None:
                         x = _dropped(x, masks[-1], self.dropout, later)
-        last = [make() for make in make_last]
         if self.directions == 1 and outputs == "last":
-            x = last[-1][0]
+            x = make_last[-1]()[0]
         shapes = tuple([of_given for of_given, _ in given])
         cache = StackCache(tuple(caches), tuple(masks), self.directions, self.dropout, shapes) if keep_cache else None
         result: ForwardResult[Any, Any] = ForwardResult((x, cache))
-        result.state = family.state(*[np.stack(each) for each in zip(*last, strict=True)])
+        result.make_state = lambda: family.state(
+            *[_stacked(each) for each in zip(*[make() for make in make_last], strict=True)]
+        )
         return result
 
     def backward(self, dh: Any, cache: Any, dstate: Any, num_threads: int | None) -> LayerGradients:
@@ -150,7 +156,7 @@ class Stack:
             else:
                 dh = check_given_gradient("dh", dh, f"(N, T, {width})", shape, dh.dtype)
         states = family.cell.states
-        last = check_stack_dstate(states, dstate, len(self.parts), sizes)
+        last = None if dstate is None else check_stack_dstate(states, dstate, len(self.parts), sizes)
         found: list[Any] = [None] * len(self.parts)
         turned = whole_spans(N, T, True) if self.directions == 2 else None
         is_plain = all(
@@ -163,8 +169,10 @@ class Stack:
 
                 def run(direction: int, own_threads: int | None, first: int = first, dh: Any = dh) -> Any:
                     part = first + direction
-                    own = dh if dh is None else dh[..., direction * P : (direction + 1) * P]
-                    of_part = tuple([None if gradient is None else gradient[part] for gradient in last])
+                    own = dh
+                    if dh is not None and self.directions == 2:
+                        own = dh[..., direction * P : (direction + 1) * P]
+                    of_part = last and tuple([None if gradient is None else gradient[part] for gradient in last])
                     return _direction.backward(
                         family, self.parts[part], own, cache.parts[part], of_part, own_threads, later
                     )
@@ -182,7 +190,7 @@ class Stack:
         }
         everything = LayerGradients((dh, gradients))
         for name, shape in zip(STATE_NAMES[states], cache.shapes, strict=True):
-            setattr(everything, f"d{name}", sum_to(np.stack([getattr(result, f"d{name}") for result in found]), shape))
+            setattr(everything, f"d{name}", sum_to(_stacked([getattr(result, f"d{name}") for result in found]), shape))
         return everything
 
     def step(self, x: Any, state: Any) -> Any:
@@ -194,20 +202,23 @@ class Stack:
             of_part = tuple([None if each is None else each[part] for each in states])
             following.append(_direction.step(self.family, packed, x, of_part))
             x = following[-1][0]
-        return self.family.state(*[np.stack(each) for each in zip(*following, strict=True)])
+        return self.family.state(*[_stacked(each) for each in zip(*following, strict=True)])
 
-    @contextlib.contextmanager
     def _overlapping(
         self, kind: tuple[Any, ...] | None, N: int, T: int, num_threads: int | None
-    ) -> Iterator[tuple[int | None, list[Pass] | None]]:
+    ) -> contextlib.AbstractContextManager[tuple[int | None, list[Pass] | None]]:
         """Threads that each pass of a `with` block may have, and a list to put them off to, if there is to be one.
 
         At the end of the block these run, two layers at a time. `kind` begins with the direction, or is None if passes
         are not over whole sequences or keep checkpoints; then layers run one after the other.
         """
         if kind is None or self.directions == 2 or not self._can_overlap(kind[0], N, T, num_threads):
-            yield num_threads, None
-            return
+            return contextlib.nullcontext((num_threads, None))
+        return self._put_off(kind, N, T)
+
+    @contextlib.contextmanager
+    def _put_off(self, kind: tuple[Any, ...], N: int, T: int) -> Iterator[tuple[int | None, list[Pass] | None]]:
+        """What `_overlapping` says, where layers overlap if a second thread comes."""
         with second_thread(self._kind(kind, 0, N, T)) as has_second:
             later: list[Pass] | None = [] if has_second else None
             yield 1, later
@@ -223,10 +234,12 @@ class Stack:
 
     def _can_overlap(self, direction: str, N: int, T: int, num_threads: int | None) -> bool:
         """Whether two layers at a time are a better use of two threads than teams are, and nobody profiles."""
+        if N * T * self.step_flops < tuning.OVERLAP_FLOPS or recorder.listeners:
+            return False
         sizes = [part.sizes(N, T) for part in self.parts]
         of_step = [_sequence.step_flops(each, self.family.cell) for each in sizes]
         whole, most = sum(of_step), max(of_step)
-        if T * whole < tuning.OVERLAP_FLOPS or most > tuning.OVERLAP_STEP_FLOPS or recorder.listeners:
+        if most > tuning.OVERLAP_STEP_FLOPS:
             return False
         make_plan, find_steps, ahead = OVERLAPS[direction]
         plans = [make_plan(self.family.cell, each, self.dtype, num_threads, True) for each in sizes]
@@ -264,6 +277,14 @@ class Stack:
         """Which outputs are kept; the same for both dtypes."""
         N, T, H = shape
         return rng.random((N, 1 if self.variational else T, H), np.float32) >= self.dropout
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """As `np.stack` has it, in a third of the time where arrays are small."""
+    whole = empty((len(arrays), *arrays[0].shape), arrays[0].dtype)
+    for k, array in enumerate(arrays):
+        whole[k] = array
+    return whole
 
 
 def _dropped(array: np.ndarray, mask: np.ndarray, dropout: float, later: list[Pass] | None) -> np.ndarray:

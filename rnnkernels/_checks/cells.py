@@ -238,8 +238,8 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
         return _bound_alone(seen, H, float(cell_clip), Wh.dtype)
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
-    own = np.full((seen + 1, H), cell_clip, peepholes.dtype)
-    own[:seen] = peepholes
+    own = np.zeros((seen + 1, H), peepholes.dtype)
+    own[:seen], own[seen] = peepholes, cell_clip
     return own.reshape(-1)
 
 

@@ -147,26 +147,25 @@ def check_stack_cache(
         )
     for each in parts:
         check_cell_cache(cell, each, part, "forward", lanes)
-    shapes = [each.x.shape if each.x.ndim == 3 else (len(each.x), 1, each.x.shape[1]) for each in parts]
-    sizes = [
-        Sizes(N, T, D, each.Wx.shape[1] // len(cell.gates), each.h0.shape[1] * cell.projected)
-        for (N, T, D), each in zip(shapes, parts, strict=True)
-    ]
-    first = sizes[0]
-    N, T, *_ = first
-    wanted = [first._replace(D=first.D if k < directions else directions * first.P) for k in range(len(parts))]
+    (*batch, D), P, columns, dtype = parts[0].x.shape, parts[0].h0.shape[1], parts[0].Wx.shape[1], parts[0].x.dtype
+    N, T = batch if len(batch) == 2 else (*batch, 1)
+    are_alike = all(
+        each.x.shape == (*batch, D if k < directions else directions * P)
+        and (each.h0.shape[1], each.Wx.shape[1], each.x.dtype) == (P, columns, dtype)
+        for k, each in enumerate(parts)
+    )
     fit = all(
         mask is None
         or (
             type(mask) is np.ndarray
             and mask.dtype == np.bool_
-            and mask.shape in ((N, n, directions * first.P) for n in (1, T))
+            and mask.shape in ((N, n, directions * P) for n in (1, T))
         )
         for mask in masks
     )
-    if sizes != wanted or not fit or len({each.x.dtype for each in parts}) > 1:
+    if not (are_alike and fit):
         raise ValueError(
             "`cache` must be as `forward` left it, with parts and masks that fit one another. Call `forward` again; "
             "to keep a cache elsewhere, pickle it."
         )
-    return whole, first
+    return whole, Sizes(N, T, D, columns // len(cell.gates), P * cell.projected)
