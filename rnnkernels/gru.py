@@ -6,7 +6,6 @@ import numpy as np
 
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
-from rnnkernels._recorder import profiled
 from rnnkernels._results import ForwardResult, GRUState, SequenceGradients, SequenceOptions, StepGradients
 from rnnkernels.kernels.gru import CELL, RESET_BEFORE
 
@@ -97,7 +96,6 @@ def gru_forward(
     keep_cache: bool,
     **options: Unpack[SequenceOptions],
 ) -> ForwardResult[GRUCache | GRUResetBeforeCache | None, GRUState]: ...
-@profiled
 def gru_forward(
     x: Any,
     h0: Any,
@@ -222,7 +220,6 @@ def gru_forward(
     )
 
 
-@profiled
 def gru_backward(
     dh: Any, cache: GRUCache | GRUResetBeforeCache | None, *, dstate: Any = None, num_threads: int | None = None
 ) -> SequenceGradients:
@@ -339,7 +336,6 @@ def gru_step_forward(
     keep_cache: bool,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, GRUCache | GRUResetBeforeCache | None]: ...
-@profiled
 def gru_step_forward(
     x: Any,
     prev_h: Any,
@@ -414,7 +410,6 @@ def gru_step_forward(
     return next_h, cache
 
 
-@profiled
 def gru_step_backward(
     dnext_h: Any, cache: GRUCache | GRUResetBeforeCache | None, *, num_threads: int | None = None
 ) -> StepGradients:

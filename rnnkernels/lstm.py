@@ -7,7 +7,6 @@ import numpy as np
 from rnnkernels import _recurrent, _sequence
 from rnnkernels._caches import RecurrentCache
 from rnnkernels._checks.cells import check_peepholes, check_projection
-from rnnkernels._recorder import profiled
 from rnnkernels._results import (
     ForwardResult,
     LSTMOptions,
@@ -152,7 +151,6 @@ def lstm_forward(
     keep_cache: bool,
     **options: Unpack[LSTMOptions],
 ) -> ForwardResult[LSTMCache | None, LSTMState]: ...
-@profiled
 def lstm_forward(
     x: Any,
     h0: Any,
@@ -301,7 +299,6 @@ def lstm_forward(
     )
 
 
-@profiled
 def lstm_backward(
     dh: Any, cache: LSTMCache | None, *, dstate: Any = None, num_threads: int | None = None
 ) -> SequenceGradients:
@@ -412,7 +409,6 @@ def lstm_step_forward(
     keep_cache: bool,
     **options: Unpack[LSTMStepOptions],
 ) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]: ...
-@profiled
 def lstm_step_forward(
     x: Any,
     prev_h: Any,
@@ -491,7 +487,6 @@ def lstm_step_forward(
     return next_h, next_c, cache
 
 
-@profiled
 def lstm_step_backward(
     dnext_h: Any, dnext_c: Any, cache: LSTMCache | None, *, num_threads: int | None = None
 ) -> LSTMStepGradients:

@@ -7,7 +7,6 @@ import numpy as np
 from rnnkernels import _recurrent
 from rnnkernels._caches import RecurrentCache
 from rnnkernels._checks.settings import check_choice
-from rnnkernels._recorder import profiled
 from rnnkernels._results import ForwardResult, RNNState, SequenceGradients, SequenceOptions
 from rnnkernels.kernels.rnn import CELL, RELU
 
@@ -85,7 +84,6 @@ def rnn_forward(
     keep_cache: bool,
     **options: Unpack[SequenceOptions],
 ) -> ForwardResult[RNNCache | RNNReluCache | None, RNNState]: ...
-@profiled
 def rnn_forward(
     x: Any,
     h0: Any,
@@ -202,7 +200,6 @@ def rnn_forward(
     )
 
 
-@profiled
 def rnn_backward(
     dh: Any, cache: RNNCache | RNNReluCache | None, *, dstate: Any = None, num_threads: int | None = None
 ) -> SequenceGradients:
@@ -301,7 +298,6 @@ def rnn_step_forward(
     keep_cache: bool,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, RNNCache | RNNReluCache | None]: ...
-@profiled
 def rnn_step_forward(
     x: Any,
     prev_h: Any,
@@ -368,7 +364,6 @@ def rnn_step_forward(
     return next_h, cache
 
 
-@profiled
 def rnn_step_backward(
     dnext_h: Any, cache: RNNCache | RNNReluCache | None, *, num_threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

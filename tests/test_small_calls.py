@@ -196,3 +196,35 @@ def test_small_call__of_a_step_is_none_of_a_sequence(rng, cell):
         step(x[:, 0], *states, *weights)
         with pytest.raises(ValueError, match="`x` must have shape"):
             forward(x[:, 0], h0, *weights, outputs="last")
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_small_call__with_states_that_are_none_has_the_bits_of_zeros(rng, cell):
+    x, h0, *weights = make_arguments(rng, GATES[cell], 2, 3, 4, 5, np.float32)
+    forward, backward = (function(rnnkernels, cell, way) for way in ("forward", "backward"))
+    step, zero = function(rnnkernels, cell, "step_forward"), np.zeros_like(h0)
+    is_lstm, nothing = len(cells[cell].states) > 1, [None] * len(cells[cell].states)
+    want = forward(x, zero, *weights, **({"c0": zero} if is_lstm else {}))
+    expected = backward(want.h, want.cache)
+    stepped = step(x[:, 0], *[zero] * len(nothing), *weights)
+    for _ in range(3):  # the first call prepares the others
+        result = forward(x, None, *weights)
+        for got, wanted in zip((result.h, *result.state), (want.h, *want.state), strict=True):
+            assert_same_bits(got, wanted)
+        for got, wanted in zip(backward(result.h, result.cache), expected, strict=True):
+            assert_same_bits(got, wanted)
+        for got, wanted in zip(step(x[:, 0], *nothing, *weights)[:-1], stepped[:-1], strict=True):
+            assert_same_bits(got, wanted)
+        assert_same_bits(np.asarray(result.cache.h0), zero)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_small_call__names_an_argument_that_is_missing(rng, cell):
+    """What stands for states and second biases that are None stands for no other argument."""
+    x, h0, *weights = make_arguments(rng, GATES[cell], 2, 3, 4, 5, np.float32)
+    forward = function(rnnkernels, cell, "forward")
+    for _ in range(2):
+        forward(x, h0, *weights)
+        for place, name in enumerate(("Wx", "Wh", "b")):
+            with pytest.raises(TypeError, match=f"`{name}` must be an array; got None"):
+                forward(x, h0, *[None if k == place else array for k, array in enumerate(weights)])
