@@ -375,15 +375,16 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     """
     if type(cache) is not family.cache or type(dh) is not np.ndarray or recorder.listeners:
         return None
-    dtype, spans, allocate = dh.dtype, cache.spans, empty
-    call = family.small_backward.get(_backward_key(cache, dh))
-    if not dh.flags.carray:
-        dh = np.ascontiguousarray(dh)
-    given = *cache, dh, *others
-    if call is None or len(given) != len(call.shapes) or not _fit(given, call.shapes, dtype):
-        return None
-    code, _, (of_dx, of_dh0, of_dWx, of_dWh, *of_dbs), nothing, places, scratch, division = call
     x, h0, Wx, Wh, tape, track = cache
+    dtype, spans, allocate = dh.dtype, cache.spans, empty
+    call = family.small_backward.get(_backward_key(x, Wx, track, spans, dh))
+    if call is None or len(others) + 7 != len(call.shapes):
+        return None
+    if not _fit((*cache, dh, *others), call.shapes, dtype):
+        dh = np.ascontiguousarray(dh)
+        if not _fit((*cache, dh, *others), call.shapes, dtype):
+            return None
+    code, _, of_dx, of_dh0, of_dWx, of_dWh, of_dbs, nothing, places, scratch, division = call
     if spans is not None:
         if not are_spans_of(spans, x.shape[0], x.shape[1]):
             return None
@@ -433,12 +434,12 @@ def _with_kept(cell: Cell, cache: Any, dbs: tuple[np.ndarray, ...], outputs: int
     return dbs
 
 
-def _backward_key(cache: Any, dh: np.ndarray) -> tuple[Any, ...]:
-    """On what a small backward pass depends, beside shapes that follow."""
-    spans, key = cache.spans, (dh.dtype, dh.ndim, getattr(cache.x, "shape", None), cache.Wx.shape)
+def _backward_key(x: Any, Wx: Any, track: Any, spans: Any, dh: np.ndarray) -> tuple[Any, ...]:
+    """On what a small backward pass depends, beside shapes that follow; whatever a changed cache holds has a key."""
+    shape, of_Wx = x.shape if type(x) is ndarray else None, Wx.shape if type(Wx) is ndarray else None
     if spans is None:
-        return key
-    return *key, getattr(spans, "onward", None), getattr(cache.track, "shape", None)
+        return dh.dtype, dh.ndim, shape, of_Wx
+    return dh.dtype, dh.ndim, shape, of_Wx, getattr(spans, "onward", None), getattr(track, "shape", None)
 
 
 def _remember_backward(
@@ -447,7 +448,7 @@ def _remember_backward(
     """Keep what a backward pass like this needs, if it is small."""
     call = _sequence.small_backward(family.cell, sizes, dh.dtype, cache.spans, *cache, dh, *others)
     if call is not None:
-        _keep(family.small_backward, _backward_key(cache, dh), call)
+        _keep(family.small_backward, _backward_key(cache.x, cache.Wx, cache.track, cache.spans, dh), call)
 
 
 def backward(

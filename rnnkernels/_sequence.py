@@ -663,8 +663,12 @@ class SmallBackward(NamedTuple):
     code: Any
     shapes: tuple[tuple[int, ...], ...]
     """Of the fields of the cache and of the gradients."""
-    gradients: tuple[tuple[int, ...], ...]
-    """Shapes of dx, dh0, dWx, dWh, each db and a flat projection."""
+    dx: tuple[int, int]
+    dh0: tuple[int, int]
+    dWx: tuple[int, int]
+    dWh: tuple[int, int]
+    dbs: tuple[tuple[int], ...]
+    """Shapes of the gradients; the last ones of the biases and of a flat projection."""
     nothing: np.ndarray
     """Stands for what there is no gradient of."""
     places: np.ndarray
@@ -691,14 +695,11 @@ def small_backward(
     return SmallBackward(
         cell.machine_code("backward", dtype),
         tuple([array.shape for array in arguments]),
-        (
-            (math.prod(arguments[0].shape[:-1]), D),
-            (N, sizes.P),
-            (D, columns),
-            (sizes.P, columns),
-            *[(columns,)] * cell.bias_count,
-            *[(H * projected,)] * cell.projected,
-        ),
+        (math.prod(arguments[0].shape[:-1]), D),
+        (N, sizes.P),
+        (D, columns),
+        (sizes.P, columns),
+        (*[(columns,)] * cell.bias_count, *[(H * projected,)] * cell.projected),
         np.zeros((0, sizes.P), dtype),
         whole_places(N, T),
         plan.scratch,

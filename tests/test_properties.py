@@ -448,5 +448,5 @@ def test_inference_memory__does_not_grow_with_the_steps():
         tracemalloc.stop()
         return peak
 
-    peak_beyond_arrays_bytes(10)
+    peak_beyond_arrays_bytes(20_000)  # loads all kernels that the others use
     assert peak_beyond_arrays_bytes(200_000) < peak_beyond_arrays_bytes(20_000) + 100_000
