@@ -222,13 +222,15 @@ def _run_small(
     if call is None:
         return None
     shapes, spans, allocate = call.shapes, None, empty
-    # A step of a sequence, as x[:, t], is not contiguous, and a state may be of the other float dtype, or None.
+    # A step of a sequence, as x[:, t], is not contiguous, nor is the transpose of a weight; a state may be of the other
+    # float dtype, or None.
     if states[-1] is None or states[0] is None:
         states = tuple([zero if state is None else state for state, zero in zip(states, call.no_states, strict=True)])
     if biases[-1] is None and len(biases) > 1:
         biases = *biases[:-1], call.no_bias
     if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
-        x, states = np.ascontiguousarray(x), tuple([_in_dtype(state, dtype) for state in states])
+        x, Wx, Wh, *others = [_in_dtype(array, getattr(array, "dtype", None)) for array in (x, Wx, Wh, *biases)]
+        states, biases = tuple([_in_dtype(state, dtype) for state in states]), tuple(others)
         if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
             return None
     h0, track0 = states[0], states[-1]
@@ -287,11 +289,11 @@ def _initial(spans: Spans, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
     return h0, h0 if len(states) == 1 else spans.initial(states[1])
 
 
-def _in_dtype(state: Any, dtype: np.dtype) -> Any:
-    """A state of the other float dtype in this one, and contiguous."""
-    if type(state) is ndarray and state.dtype in (FLOAT32, FLOAT64):
-        return np.ascontiguousarray(state, dtype)
-    return state
+def _in_dtype(array: Any, dtype: np.dtype | None) -> Any:
+    """An array of a float dtype in this one, and contiguous; whatever else there is as it is."""
+    if type(array) is ndarray and array.ndim > 0 and array.dtype in (FLOAT32, FLOAT64):
+        return np.ascontiguousarray(array, dtype)
+    return array
 
 
 def _recorded(cell: Cell, caller: str, name: str, given: dict[str, Any], function: Callable[[], R]) -> R:

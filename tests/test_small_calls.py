@@ -228,3 +228,17 @@ def test_small_call__names_an_argument_that_is_missing(rng, cell):
         for place, name in enumerate(("Wx", "Wh", "b")):
             with pytest.raises(TypeError, match=f"`{name}` must be an array; got None"):
                 forward(x, h0, *[None if k == place else array for k, array in enumerate(weights)])
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_small_call__takes_transposes_as_others_do(rng, cell):
+    x, h0, *weights = make_arguments(rng, GATES[cell], 2, 3, 4, 5, np.float32)
+    forward, backward = (function(rnnkernels, cell, way) for way in ("forward", "backward"))
+    want = forward(x, h0, *weights)
+    expected = backward(want.h, want.cache)
+    turned = [np.asfortranarray(array) for array in (x, *weights)]
+    for _ in range(2):
+        result = forward(turned[0], h0, *turned[1:])
+        assert_same_bits(result.h, want.h)
+        for got, wanted in zip(backward(result.h, result.cache), expected, strict=True):
+            assert_same_bits(got, wanted)
