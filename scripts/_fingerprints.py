@@ -6,8 +6,9 @@ everything counts that it loads there:
 
 machine code        of every kernel and shared routine. Their files on disk hold, beside the object code, the LLVM code
                     that it was made of, after all optimisation. Numba numbers the functions that a process compiles;
-                    these numbers become those of first occurrence, and what remains is compared byte by byte. A process
-                    that compiles instead of loading proves nothing.
+                    these numbers become those of first occurrence, names of functions lose their modules, so that a
+                    function can move, and what remains is compared byte by byte. A process that compiles instead of
+                    loading proves nothing.
 Python files        of the package: those with a function that has run, and what they import, each without comments
                     and docstrings. In the folder `kernels` most functions are machine code; there, functions count
                     only if Python has run them, besides all that is no function.
@@ -47,23 +48,51 @@ def digest(text: str) -> str:
 
 LABEL = re.compile(r"(\"[^\"]*\"|[-\w$.]+):")
 NAME = re.compile(r"%(\"[^\"]*\"|[-\w$.]+)")
-TAG = re.compile(r"B\d+v(\d+)")
+TAG = re.compile(r"(\w+?)B\d+v(\d+)")
+"""Name of a function in a mangled name, and its number, which another one can have in another library."""
+
+MODULE = re.compile(rf"{len(KERNELS)}{KERNELS}(\d+)")
+"""In a mangled name, with the length of that of the module, which follows."""
+
+SCOPE = re.compile(r"!\"_ZN[^\"]*\"")
+"""Name of a scope of aliases: what matters is which is which, and they have numbers."""
+
 TYPE = re.compile(r"^%(\S+) = type", re.MULTILINE)
+
+IGNORED = ";", '@".const.missing Environment', "@_ZN08NumbaEnv"
+"""Beginnings of lines that say nothing: comments, a text whose length depends on a number, and declarations of pointers
+to environments, in an order that depends on what else was compiled."""
+
+
+def _without_modules(line: str) -> str:
+    """The names of kernels without those of their modules."""
+    parts, end = [], 0
+    for found in MODULE.finditer(line):
+        parts.append(line[end : found.start()])
+        end = found.end() + int(found[1])
+    return "".join(parts) + line[end:]
 
 
 def canonical_code(code: str) -> str:
-    """LLVM code in which functions, blocks and values have the number of their first occurrence, and no comments.
+    """LLVM code in which blocks, values and functions of one name have the number of their first occurrence.
 
-    Numba's own numbers for them depend on what else the process has compiled.
+    Numba's own numbers for them depend on what else the process has compiled. Comments are left out.
     """
     types = {name: f"type {name}" for name in TYPE.findall(code)}
-    functions: dict[str, str] = {}
+    numbers: dict[str, dict[str, int]] = {}
     values: dict[str, str] = {}
     lines = []
+
+    def with_number(tag: re.Match[str]) -> str:
+        known = numbers.setdefault(tag[1], {})
+        return f"{tag[1]}Bv{known.setdefault(tag[2], len(known))}"
+
     for line in code.splitlines():
-        if line.startswith((";", '@".const.missing Environment')):  # its length depends on a number
+        if line.startswith(IGNORED):
             continue
-        line = TAG.sub(lambda tag: functions.setdefault(tag[1], f"Bv{len(functions)}"), line)
+        line = SCOPE.sub("", line) if line.startswith("!") else line
+        line = _without_modules(line) if KERNELS in line else line
+        line = TAG.sub(with_number, line)
         if line.startswith("define "):
             values.clear()
             values.update(types)

@@ -12,6 +12,15 @@ is it slower?       That the ratio is at most the limit must be improbable. With
                     is controlled (Benjamini and Hochberg 1995): FALSE_ALARMS of them are expected to be false at most.
 is it not slower?   That the ratio is at least the limit must have a probability of at most MISSES.
 
+Benchmarks of a kind, which time the same calls at several sizes and differ in the same kernels, are asked together,
+too:
+
+are they slower?    That all ratios are at most half of the limit, 1 + minimum effect / 2, must be improbable (Fisher's
+                    combination of the tests); in the rounds of two looks, each by itself, since a process that the
+                    system or the allocator treats worse than the other one is slower in all that it does, and each look
+                    has new processes. This is one more question among those of the single benchmarks. It finds a kernel
+                    that is slower by little where no single benchmark tells.
+
 Looking at the rounds again and again gives chance more than one occasion. The first look has half of the probability
 to spend, look k the share 1 / (k (k + 1)); all of these together are 1, however many looks there are.
 """
@@ -35,6 +44,9 @@ FIRST_LOOK = 6
 
 LOOK_GROWTH = 1.5
 """Rounds at a look as a multiple of those at the look before."""
+
+LEAST_OF_A_KIND, LEAST_ROUNDS = 4, 3
+"""Benchmarks of a kind from which on they are asked together, and rounds of each."""
 
 SLOWER, OPEN, FASTER, EVEN = "slower", "open", "faster", "not slower"
 
@@ -67,6 +79,29 @@ class Evidence:
         self.at_most_limit = min(self.at_most_limit, price * _signed_ranks(above, "greater"))
         self.at_least_limit = min(self.at_least_limit, price * _signed_ranks(above, "less"))
         self.at_least_inverse = min(self.at_least_inverse, price * _signed_ranks(below, "less"))
+
+
+@dataclass
+class CommonEvidence(Evidence):
+    """The same for benchmarks of a kind together, of which only the first question is asked."""
+
+    latest: float = 1.0
+    """How improbable the rounds of the last look were."""
+
+    def look_at_all(self, log_ratios: Sequence[np.ndarray], limit: float) -> None:
+        """Take the rounds since the last look into account, of those benchmarks that had some."""
+        from scipy import stats
+
+        improbable = [
+            _signed_ranks(ratios - math.log(limit) / 2, "greater")
+            for ratios in log_ratios
+            if len(ratios) >= LEAST_ROUNDS
+        ]
+        if len(improbable) < LEAST_OF_A_KIND:
+            return
+        self.looks += 1
+        before, self.latest = self.latest, float(stats.combine_pvalues(improbable, method="fisher").pvalue)
+        self.at_most_limit = min(self.at_most_limit, self.looks * (self.looks + 1) * max(before, self.latest))
 
 
 def _signed_ranks(values: np.ndarray, alternative: str) -> float:

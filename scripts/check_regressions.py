@@ -17,8 +17,9 @@ what slows the machine down for longer than that slows down both. A round gives 
 BASE. Wilcoxon's signed ranks, which no outlier can move far, tell whether the ratio proper lies above the minimum
 effect or below it; of the benchmarks called slower, 2 % are expected to be so falsely (a false discovery rate), however
 many benchmarks and looks at the data there are; `scripts/_verdicts.py` has the details. As long as neither is certain a
-benchmark gets more rounds, in new processes, and those get them first that they are likely to decide. What is open in
-the end is shown as open.
+benchmark gets more rounds, in new processes, and those get them first that they are likely to decide. Benchmarks that
+time the same calls at several sizes and differ in the same kernels are tested together, too: they can be slower as a
+kind where no single one tells. What is open in the end is shown as open.
 
 Exit status, the first that holds:
     130  Ctrl-C ended the check; what it had measured by then is shown
@@ -70,7 +71,7 @@ try:
     import numpy as np
     from _fingerprints import Fingerprint, Recorder, canonical_source, difference
     from _machine import Worker, WorkerError, available_cpus, describe
-    from _verdicts import EVEN, FASTER, OPEN, SLOWER, Evidence
+    from _verdicts import EVEN, FASTER, OPEN, SLOWER, CommonEvidence, Evidence
     from tqdm import tqdm
 
     for needed in ("numba", "scipy"):  # which not all of the processes import
@@ -353,9 +354,10 @@ def require_writable(option: str, path: Path) -> None:
         raise CheckError(f"{option} {path} cannot be written: {error.strerror}; name another file") from None
 
 
-SAME, FAILED, NEW, GONE = "same code", "failed", "new", "gone"
+SAME, FAILED, NEW, GONE, TOGETHER = "same code", "failed", "new", "gone", "slower together"
 VERDICTS = {
     SLOWER: "slower by more than the minimum effect",
+    TOGETHER: "slower as their kind is, by more than half of the minimum effect",
     FAILED: "failed",
     OPEN: "open: too noisy, or too close to the minimum effect",
     FASTER: "faster by more than the minimum effect",
@@ -364,7 +366,7 @@ VERDICTS = {
     NEW: "not in BASE",
     GONE: "not in HEAD",
 }
-TIMED = SLOWER, FASTER, EVEN, OPEN
+TIMED = SLOWER, TOGETHER, FASTER, EVEN, OPEN
 MOST_DIFFERENCES = 3
 """Names of kernels and files that a remark has."""
 
@@ -376,6 +378,8 @@ class Comparison:
     name: str
     verdict: str = OPEN
     remark: str = ""
+    different: list[str] = field(default_factory=list)
+    """Kernels and files that are not the same, if that is known."""
     call_seconds: float = 0.0
     """As seen before the first round; decides how often a visit calls."""
     base: list[float] = field(default_factory=list)
@@ -397,6 +401,7 @@ class Comparison:
         if not different:
             self.verdict = SAME
             return
+        self.different = different
         more = len(different) - MOST_DIFFERENCES
         names = different[:MOST_DIFFERENCES] + ([f"{more} more"] if more > 0 else [])
         self.remark = f"[differs: {', '.join(names)}]"
@@ -479,6 +484,52 @@ class Comparison:
         return [self.verdict, f"{ratio:.3f}", interval, *times, str(self.rounds), self.remark]
 
 
+@dataclass
+class Kind:
+    """Benchmarks that time the same calls at several sizes, and differ in the same kernels."""
+
+    name: str
+    kernels: tuple[str, ...]
+    members: list[Comparison] = field(default_factory=list)
+    evidence: CommonEvidence = field(default_factory=CommonEvidence)
+    is_slower: bool = False
+
+    @classmethod
+    def of(cls, comparisons: list[Comparison]) -> list[Kind]:
+        """All kinds of some benchmarks that have enough members."""
+        kinds: dict[tuple[Any, ...], Kind] = {}
+        for comparison in comparisons:
+            key = comparison.name.partition("(")[0], tuple(n for n in comparison.different if not n.endswith(".py"))
+            kinds.setdefault(key, cls(*key)).members.append(comparison)
+        return [kind for kind in kinds.values() if len(kind.members) >= _verdicts.LEAST_OF_A_KIND]
+
+    def look(self, limit: float) -> None:
+        """Take the rounds since the last look into account; before the members do."""
+        self.evidence.look_at_all([c.log_ratios[c.seen :] for c in self.members if c.verdict in TIMED], limit)
+
+    @property
+    def ratio(self) -> float:
+        """Of times, in the median of the benchmarks."""
+        timed = [float(np.median(c.log_ratios)) for c in self.members if c.rounds]
+        return math.exp(float(np.median(timed))) if timed else math.nan
+
+    def __str__(self) -> str:
+        kernels = f", which differ in {', '.join(self.kernels)}" if self.kernels else ""
+        return (
+            f"{self.name}: {len(self.members)} benchmarks{kernels}, are slower as a kind; HEAD / BASE {self.ratio:.3f}."
+        )
+
+    def record(self) -> dict[str, Any]:
+        """All but the members."""
+        return {
+            "name": self.name,
+            "kernels": self.kernels,
+            "benchmarks": len(self.members),
+            "ratio": self.ratio if math.isfinite(self.ratio) else None,
+            "slower": self.is_slower,
+        }
+
+
 HEADINGS = ["verdict", "HEAD / BASE", "interval", "BASE, ms", "HEAD, ms", "rounds"]
 
 
@@ -498,6 +549,7 @@ class Check:
     """Of the benchmarks in both commits, so many have to be decided."""
     times_everything: bool = False
     comparisons: list[Comparison] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
     timing_began: float = math.nan
 
@@ -510,6 +562,7 @@ class Check:
         self._compile(known, options)
         if not self.times_everything:
             self._prove(known)
+        self.kinds = Kind.of(self.open)
         self.timing_began = time.perf_counter()
         for rounds in _verdicts.looks(self.most_rounds):
             if not (self.open and self._pass(rounds)):
@@ -611,11 +664,18 @@ class Check:
     def judge(self) -> None:
         """Draw the conclusions from the rounds so far, on all benchmarks together."""
         tested = [comparison for comparison in self.comparisons if comparison.verdict in TIMED]
+        for kind in self.kinds:
+            kind.look(self.limit)
         for comparison in tested:
             comparison.look(self.limit)
-        verdicts = _verdicts.judge([comparison.evidence for comparison in tested])
-        for comparison, verdict in zip(tested, verdicts, strict=True):
+        verdicts = _verdicts.judge([*(c.evidence for c in tested), *(kind.evidence for kind in self.kinds)])
+        for comparison, verdict in zip(tested, verdicts, strict=False):
             comparison.verdict = verdict
+        for kind, verdict in zip(self.kinds, verdicts[len(tested) :], strict=True):
+            kind.is_slower = verdict == SLOWER
+            for comparison in kind.members:
+                if kind.is_slower and comparison.verdict == OPEN:
+                    comparison.verdict = TOGETHER
 
     def _progress(self, items: list[Any], what: str) -> Iterator[Any]:
         return iter(tqdm(items, what, leave=False, disable=None, file=sys.stderr))
@@ -632,12 +692,12 @@ class Check:
     @property
     def decided(self) -> int:
         """Number of benchmarks that need no more rounds."""
-        return sum(self.count(verdict) for verdict in (SLOWER, FASTER, EVEN, SAME))
+        return sum(self.count(verdict) for verdict in (SLOWER, TOGETHER, FASTER, EVEN, SAME))
 
     @property
     def status(self) -> int:
         """Exit status, unless Ctrl-C came."""
-        if self.count(SLOWER):
+        if self.count(SLOWER) or self.count(TOGETHER):
             return SOMETHING_SLOWER
         if self.count(FAILED):
             return CANNOT_RUN
@@ -650,6 +710,7 @@ class Check:
         if not self.comparisons:
             return "Nothing was measured."
         numbers = "; ".join(f"{self.count(v)} {text}" for v, text in VERDICTS.items() if self.count(v)) + "."
+        numbers = "\n".join([*(str(kind) for kind in self.kinds if kind.is_slower), numbers])
         if self.status != NO_VERDICT:
             return numbers
         if not self.open:
@@ -684,10 +745,12 @@ class Check:
     def markdown(self) -> str:
         """For a pull request: what needs attention, and the rest folded away."""
         outcome = (
-            "no verdict" if self.status == NO_VERDICT else f"{self.count(SLOWER)} of {len(self.comparisons)} slower"
+            "no verdict"
+            if self.status == NO_VERDICT
+            else f"{self.count(SLOWER) + self.count(TOGETHER)} of {len(self.comparisons)} slower"
         )
         lines = [f"### Benchmarks: {outcome}", "", self.summary(), ""]
-        attention = [c for c in self.sorted() if c.verdict in (SLOWER, FAILED, OPEN)]
+        attention = [c for c in self.sorted() if c.verdict in (SLOWER, TOGETHER, FAILED, OPEN)]
         if attention:
             lines += [*_markdown_rows(attention), ""]
         others = [c for c in self.sorted() if c not in attention]
@@ -709,6 +772,7 @@ class Check:
             "machine": describe(),
             "seconds": self.used_seconds,
             "minimum_effect": self.minimum_effect,
+            "kinds": [kind.record() for kind in self.kinds],
             "comparisons": [comparison.record() for comparison in self.sorted()],
         }
 

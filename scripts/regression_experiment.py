@@ -219,7 +219,7 @@ class Copy:
         if completed.returncode not in (0, 1, 3) or not report.exists():
             sys.exit(f"{completed.stdout}{completed.stderr}The check ended with status {completed.returncode}.")
         comparisons = json.loads(report.read_text(encoding="utf-8"))["comparisons"]
-        slower = {c["name"]: c["interval"][1] for c in comparisons if c["verdict"] == "slower"}
+        slower = {c["name"]: c["interval"][1] for c in comparisons if c["verdict"].startswith("slower")}
         verdicts = [c["verdict"] for c in comparisons]
         decided = 1 - verdicts.count("open") / max(len(verdicts), 1)
         return Run(kernel, completed.returncode, slower, decided, time.perf_counter() - began)

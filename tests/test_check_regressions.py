@@ -78,6 +78,38 @@ def test_exit_status__is_that_of_the_verdicts(main, comparisons, status):
     assert main(comparisons) == status
 
 
+def test_kinds__that_are_slower_together_are_no_open_question(capsys):
+    """Rounds of two looks each, which tell nothing for a single benchmark."""
+    rng = np.random.default_rng(0)
+    check = check_regressions.Check(*[Commit(name, "0" * 40) for name in ("main", "HEAD")], [""], 0.05, 640, 270, 90)
+    check.comparisons = [Comparison(f"a.time_it({i})", different=["kernel", "a.py"]) for i in range(20)]
+    check.comparisons += [Comparison(f"b.time_it({i})", different=["kernel"]) for i in range(20)]
+    check.kinds = check_regressions.Kind.of(check.comparisons)
+    for _ in range(2):
+        for number, comparison in enumerate(check.comparisons):
+            comparison.base += [1.0] * 6
+            comparison.head += [*np.exp(0.05 * rng.standard_t(3, 6) + np.log(1.07 if number < 20 else 1.0))]
+        check.judge()
+    assert [kind.is_slower for kind in check.kinds] == [True, False]
+    verdicts = [comparison.verdict for comparison in check.comparisons]
+    assert verdicts[:20].count(check_regressions.TOGETHER) > 10
+    assert check_regressions.TOGETHER not in verdicts[20:]
+    assert check.status == 1
+    assert "a.time_it: 20 benchmarks, which differ in kernel, are slower as a kind; HEAD / BASE 1.0" in check.summary()
+    assert check.summary().count("as a kind") == 1
+    assert [kind["slower"] for kind in json.loads(json.dumps(check.record(), allow_nan=False))["kinds"]] == [
+        True,
+        False,
+    ]
+
+
+def test_kinds__are_of_the_same_calls_and_kernels():
+    differences = [["k"], ["k", "x.py"], ["other"], []]
+    comparisons = [Comparison(f"{name}({i})", different=d) for name in "ab" for d in differences for i in range(2)]
+    kinds = check_regressions.Kind.of(comparisons)
+    assert [(kind.name, kind.kernels, len(kind.members)) for kind in kinds] == [("a", ("k",), 4), ("b", ("k",), 4)]
+
+
 def test_no_verdict__says_how_many_are_open(main, tmp_path, capsys):
     report = tmp_path / "report.md"
     benchmarks = [measured(1.0), *open_ones(2)]

@@ -39,6 +39,32 @@ def test_machine_code__is_the_same_whatever_the_process_compiled_before():
     assert canonical_code(other) == canonical_code(LLVM) != LLVM
 
 
+MOVED = """\
+@_ZN08NumbaEnv4made7kernels5first4stepB2v3 = common global ptr null
+
+define i64 @_ZN4made7kernels5first4stepB2v3(i64 %n) {
+  %0 = call i64 @_ZN4made7kernels4team5innerB2v7(i64 %n), !noalias !0
+  ret i64 %0
+}
+!0 = !{!1}
+!1 = distinct !{!1, !2, !"_ZN4made7kernels4team5innerB2v7: %retptr"}
+"""
+
+
+def test_machine_code__is_the_same_in_another_module():
+    other = MOVED.replace("5first", "12second_first").replace("4team5innerB2v7: ", "4team5innerB2v9: ")
+    other = f"@_ZN08NumbaEnv4made7kernels4team5innerB2v7 = common global ptr null\n{other}"
+    assert canonical_code(other) == canonical_code(MOVED)
+    for old, new in (("5inner", "5other"), ("4step", "4stop"), ("!noalias !0", "!noalias !1"), ("!{!1}", "!{!2}")):
+        assert canonical_code(MOVED.replace(old, new)) != canonical_code(MOVED)
+
+
+def test_machine_code__tells_functions_of_one_name_apart():
+    """As Numba numbers them where their types are the same."""
+    first, second = "call i64 @_ZN5innerB2v7(i64 1)", "call i64 @_ZN5innerB2v9(i64 1)"
+    assert canonical_code(f"  {first}\n  {second}") != canonical_code(f"  {first}\n  {first}")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

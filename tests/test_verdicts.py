@@ -45,6 +45,39 @@ def test_verdicts__are_right_19_times_of_20(spread):
     assert min(silent, found, quiet_beside) >= 19 / 20 * RUNS
 
 
+def common_evidence(rng, ratio, biases, benchmarks=BENCHMARKS):
+    """Of benchmarks of a kind with six rounds at each look, in which processes are slower by a bias."""
+    evidence = _verdicts.CommonEvidence()
+    for bias in biases:
+        noise = 0.05 * rng.standard_t(3, (benchmarks, 6))
+        evidence.look_at_all(list(noise + np.log(ratio) + bias), LIMIT)
+    return evidence
+
+
+def test_kind__is_slower_where_no_benchmark_tells():
+    rng = np.random.default_rng(0)
+    silent = found = biased = alone = 0
+    for _ in range(RUNS):
+        slower = common_evidence(rng, 1.07, [0.0, 0.0, 0.0])
+        found += _verdicts.judge([slower]) == [_verdicts.SLOWER]
+        same, one_process = common_evidence(rng, 1.0, [0.0, 0.0, 0.0]), common_evidence(rng, 1.0, [0.0, 0.1, 0.0])
+        silent += _verdicts.judge([same]) != [_verdicts.SLOWER]
+        biased += _verdicts.judge([one_process]) != [_verdicts.SLOWER]
+        single = _verdicts.Evidence()
+        single.look(0.05 * rng.standard_t(3, 18) + np.log(1.07), LIMIT)
+        alone += _verdicts.judge([single]) == [_verdicts.SLOWER]
+    assert min(silent, found, biased) >= 19 / 20 * RUNS
+    assert alone < RUNS / 4
+
+
+def test_kind__of_few_benchmarks_or_rounds_is_not_asked():
+    rng = np.random.default_rng(0)
+    few = common_evidence(rng, 2.0, [0.0] * 3, benchmarks=_verdicts.LEAST_OF_A_KIND - 1)
+    assert (few.looks, few.at_most_limit) == (0, 1.0)
+    few.look_at_all([np.ones(_verdicts.LEAST_ROUNDS - 1)] * BENCHMARKS, LIMIT)
+    assert few.looks == 0
+
+
 def test_verdicts__can_be_wrong_on_purpose():
     """A procedure that took the estimate for the truth would not pass the test above."""
     rng = np.random.default_rng(0)

@@ -4,8 +4,9 @@ The files of this folder also measure older commits. What a commit lacks, be it 
 makes `setup` raise NotImplementedError, by which a benchmark is skipped. The names of parameters carry the sizes: a
 workload that changes starts a new series.
 
-asv and scripts/check_regressions.py run `setup` before each sample; so it keeps arrays and compiled code, and returns
-quickly from the second time on.
+asv and scripts/check_regressions.py run `setup` before each sample; so it keeps arrays, and returns quickly from the
+second time on. It calls none of the functions that are timed, which both do once before they time them: the check then
+sees which kernels a benchmark needs.
 """
 
 import abc
@@ -159,7 +160,7 @@ class Sequence(Timed, abc.ABC):
         """Prefix of the functions; asv leaves classes alone that do not have it."""
 
     def setup(self, workload, dtype, implementation):
-        self.layer = compiled_layer(self.cell, SEQUENCES[workload], dtype, implementation)
+        self.layer = Layer(self.cell, SEQUENCES[workload], dtype, implementation)
 
     def time_forward(self, *_):
         self.layer.forward()
@@ -196,7 +197,6 @@ class Steps(Timed, abc.ABC):
         self.forward = function(module, f"{self.cell}_step_forward")
         self.inference = without_cache(self.forward)
         self.backward = function(module, f"{self.cell}_step_backward")
-        self.train(1)
 
     def train(self, steps):
         states, caches = self.states, []

@@ -45,10 +45,10 @@ class Options(common.Timed):
 
 @functools.cache
 def make_calls(option, sizes, cell, dtype):
-    """Functions whose machine code is in memory, without their arguments, and a gradient."""
+    """Functions that have their arguments, and a gradient."""
     N, T, D, H = sizes
     options, steps = options_of(option, N, T)
-    layer = common.compiled_layer(cell, (N, steps, D, H), dtype, common.ONE_THREAD)
+    layer = common.Layer(cell, (N, steps, D, H), dtype, common.ONE_THREAD)
     if not options.keys() <= inspect.signature(layer._forward).parameters.keys():
         raise NotImplementedError(f"this commit has no {option}")
     dh = layer.dh[:, -1].copy() if option == "last" else layer.dh
