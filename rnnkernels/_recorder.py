@@ -177,10 +177,10 @@ def _fields(value: Any) -> list[tuple[str, np.ndarray]]:
 
 
 def _arrays(values: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-    """Arrays among values and in the fields of caches; numbers and sequences of numbers as arrays."""
+    """Arrays among values, and in dicts and the fields of caches; numbers and sequences of numbers as arrays."""
     found = []
     for name, value in values.items():
-        if fields := _fields(value):
+        if fields := list(value.items()) if isinstance(value, Mapping) else _fields(value):
             found += [(f"{name}.{field}", array) for field, array in fields]
         elif value is not None:
             found.append((name, np.asarray(value)))

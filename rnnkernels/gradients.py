@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 
 from rnnkernels._checks.gradients import check_gradients, check_max_norm
+from rnnkernels._recorder import profiled
 
 BLOCK = 1 << 14
 """Elements that are squared at a time, in float64: they stay in a near cache."""
 
 
+@profiled
 def clip_gradients(gradients: Mapping[Any, np.ndarray], max_norm: float) -> float:
     """Scale gradients down in place so that their norm, taken together, is at most `max_norm`.
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from rnnkernels import _direction, _layer_files, gru, lstm, rnn
+from rnnkernels import _recorder as recorder
 from rnnkernels._checks.layers import (
     check_dropout,
     check_layer_sizes,
@@ -257,6 +258,13 @@ class Layer:
         TypeError, ValueError
             If a name is unknown, or a dtype or shape does not fit.
         """
+        if recorder.listeners:
+            name = f"{self._family.cell.name.upper()}.replace"
+            recorder.recorded(name, lambda: self._replace(parameters), lambda: parameters)
+        else:
+            self._replace(parameters)
+
+    def _replace(self, parameters: dict[str, Any]) -> None:
         stack = self._stack
         parts, directions = check_parameters(self._family.cell, check_replacements(stack.parameters, parameters))
         self._hold(parts, directions, stack.dropout, stack.variational)

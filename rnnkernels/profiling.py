@@ -22,6 +22,7 @@ that Numba compiled does with a stream is not seen. Nothing is recorded outside 
 """
 
 import json
+import math
 import time
 import tracemalloc
 from dataclasses import asdict, dataclass, fields
@@ -320,7 +321,8 @@ class _Clock(NamedTuple):
 
 def _make_call(record: recorder.Record, clock: _Clock) -> Call:
     sizes, flops = _describe(record)
-    dtype = record.results[0].dtype if record.results else np.dtype(np.float64)
+    arrays = *record.results, *record.arguments.values()
+    dtype = arrays[0].dtype if arrays else np.dtype(np.float64)
     threads = max((len(t) for t in record.traces), default=1)
     chunks = _chunks(record.traces, clock.of_ns(record.end_ns), clock)
     joined = 1 + int(chunks["thread"].max(initial=0))
@@ -364,6 +366,8 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
     shapes = {name.removeprefix("cache."): array.shape for name, array in record.arguments.items()}
     layer, _, direction = record.name.rpartition("_")
     passes = 2 if direction == "backward" else 1
+    if "x" not in shapes:
+        return {"size": sum(math.prod(shape) for shape in shapes.values() if shape)}, 0
     if "Wh" in shapes:
         (*batch, D), H = shapes["x"], shapes["Wh"][0]
         N, T = batch if len(batch) == 2 else (*batch, 1, 1)[:2]
@@ -381,7 +385,7 @@ def _describe(record: recorder.Record) -> tuple[dict[str, int], int]:
         return {"N": N, "T": T, "D": D, "V": V}, 2 * (3 if record.results else 1) * N * T * D * V
     if record.name == "temporal_softmax_loss":
         return dict(zip("NTV", shapes["x"], strict=True)), 0
-    return {"size": int(np.prod(shapes["x"]))}, 0
+    return {"size": math.prod(shapes["x"])}, 0
 
 
 def _costs(record: recorder.Record, dtype: np.dtype, threads: int) -> dict[str, Cost]:

@@ -159,6 +159,20 @@ def test_profile__sees_layers_and_streams(rng, kind, options):
     profile.chrome_trace()
 
 
+def test_profile__sees_what_a_step_of_training_does_besides():
+    layer = rnnkernels.GRU.create(3, 4)
+    gradients = layer.parameters
+    with profiling.profile() as profile:
+        rnnkernels.clip_gradients({name: values.copy() for name, values in gradients.items()}, 1.0)
+        layer.replace(Wh=np.ones((4, 12)), b=np.zeros(12))
+    assert [(call.name, call.sizes) for call in profile.calls] == [
+        ("clip_gradients", {"size": 3 * 12 + 4 * 12 + 2 * 12}),
+        ("GRU.replace", {"size": 4 * 12 + 12}),
+    ]
+    assert layer.parameters["Wh"].all()
+    json.dumps(profile.to_dict())
+
+
 def test_profile__sees_each_layer_and_direction_of_a_stack(rng):
     stack = rnnkernels.LSTM.create(3, 8, num_layers=2, bidirectional=True)
     x = rng.standard_normal((2, 9, 3)).astype(np.float32)
