@@ -12,7 +12,14 @@ from rnnkernels._packing import panel_columns, unit_columns
 from rnnkernels._recorder import profiled
 from rnnkernels._sequence import row_stride
 from rnnkernels._threads import Team, is_for_one, segments, threads_for
-from rnnkernels._tuning import FUSED_BLOCK_ROWS, FUSED_PART_ROWS, LOSS_BLOCK_ROWS
+from rnnkernels._tuning import (
+    FAR_FUSED_BLOCK_ROWS,
+    FAR_FUSED_PART_ROWS,
+    FUSED_BLOCK_ROWS,
+    FUSED_PART_ROWS,
+    LOSS_BLOCK_ROWS,
+    NEAR_BYTES,
+)
 from rnnkernels.affine import is_small
 from rnnkernels.kernels import layout
 from rnnkernels.kernels import loss as kernels
@@ -296,12 +303,14 @@ def _run_blocks(
         dw.fill(0)
         db.fill(0)
         return
-    block, lanes = min(FUSED_BLOCK_ROWS, K), lanes_of(dtype)
+    is_near, lanes = w.nbytes <= NEAR_BYTES, lanes_of(dtype)
+    block = min(FUSED_BLOCK_ROWS if is_near else FAR_FUSED_BLOCK_ROWS, K)
+    most = FUSED_PART_ROWS if is_near else FAR_FUSED_PART_ROWS
     width, columns = panel_columns(1, dtype), panel_columns(V, dtype)
     group = layout.PANELS_AT_ONCE * width
     groups = -(-columns // group)
     threads = threads_for((6 if wanted else 2) * K * D * V, max(groups, block // lanes), num_threads)
-    turns = -(-block // (threads * FUSED_PART_ROWS))
+    turns = -(-block // (threads * most))
     size = unit_columns(-(-block // (threads * turns)), dtype)
     start, zeros = aligned_zeros((1, columns), dtype), aligned_zeros((1, max(group, size)), dtype)
     start[0, :V] = b
