@@ -31,7 +31,7 @@ SMALL_FLOPS = 2e6
 """Work of a call with more rows up to which that takes less time than to pack them."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)  # not frozen, which would take 0.3 us more
 class TemporalAffineCache:
     """What the backward pass of an affine layer needs; treat it as read-only.
 

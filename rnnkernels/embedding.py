@@ -17,7 +17,7 @@ from rnnkernels._tuning import EMBEDDING_PART_ROWS
 from rnnkernels.kernels import embedding as kernels
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)  # not frozen, which would take 0.3 us more
 class WordEmbeddingCache:
     """What the backward pass of a word embedding needs; treat it as read-only.
 
