@@ -11,7 +11,8 @@ machine code        of every kernel and shared routine. Their files on disk hold
                     loading proves nothing.
 Python files        of the package: those with a function that has run, and what they import, each without comments
                     and docstrings. In the folder `kernels` most functions are machine code; there, functions count
-                    only if Python has run them, besides all that is no function.
+                    only if Python has run them, besides all that is no function and no import: what is imported
+                    counts itself. A file of that folder is not looked for under its name, but by what it says.
 
 The interpreter, NumPy and Numba are those of this process; both commits have the same.
 """
@@ -146,7 +147,8 @@ class Source:
         if self._is_compiled:
             functions = [(node, _lines(node)) for node in ast.walk(tree) if isinstance(node, Function)]
             self._functions = [(lines, f"{_head(node)} {_outer(node.body)}") for node, lines in functions]
-            self._others = _outer(tree.body)
+            imports = ast.Import, ast.ImportFrom
+            self._others = _outer([statement for statement in tree.body if not isinstance(statement, imports)])
 
     def part(self, lines: set[int]) -> str:
         """Digest of what Python has run, if it has run functions that begin at these lines."""
@@ -346,4 +348,11 @@ def in_child(task: Callable[[], Any]) -> Any:
 
 def difference(base: Fingerprint, head: Fingerprint) -> list[str]:
     """Kernels and files that are not the same in both."""
-    return sorted(name for name in base.keys() | head.keys() if base.get(name) != head.get(name))
+    different = sorted(name for name in base.keys() | head.keys() if base.get(name) != head.get(name))
+    both = set(base.values()) & set(head.values())
+    return [
+        name
+        for name in different
+        if not (name.endswith(".py") and Path(name).parent.name == KERNELS)
+        or any(name in side and side[name] not in both for side in (base, head))
+    ]

@@ -153,11 +153,23 @@ def test_fingerprint__changes_with_what_a_call_runs_and_with_nothing_else(tmp_pa
         ({"layer": ("return x\n\n", "return x + 1\n\n# a comment\n\n"), "b": ("2", "3")}, set()),
         ({"layer": ("x * y", "x - y"), "tools": ("1.0", "2.0")}, {"kernel", "made_up/tools.py"}),
         ({"layer": ("return 1.0", "return 2.0")}, {"made_up/kernels/layer.py"}),
+        ({"layer": ("import njit", "import njit, prange")}, set()),
+        ({"layer": ("CONSTANT = 3.0", "CONSTANT = 3.0; ANOTHER = 4.0")}, {"made_up/kernels/layer.py"}),
     ]
     for number, (changed, expected) in enumerate(cases, 1):
         other, other_b = fingerprints(tmp_path / str(number), **changed)
         assert set(difference(a, other)) == expected, changed
         assert (other_b == b) == ("b" not in changed)
+
+
+def test_difference__does_not_ask_for_the_names_of_modules_of_kernels():
+    base = {"step": "0", "p/a.py": "1", "p/kernels/layer.py": "2"}
+    assert difference(base, base | {"p/kernels/copy.py": "2"}) == []
+    assert difference(base, {"step": "0", "p/a.py": "1", "p/kernels/renamed.py": "2"}) == []
+    assert difference(base, base | {"p/kernels/copy.py": "3"}) == ["p/kernels/copy.py"]
+    assert difference(base, base | {"p/b.py": "1"}) == ["p/b.py"]
+    assert difference(base | {"p/kernels/b.py": "3"}, base | {"p/kernels/b.py": "2"}) == ["p/kernels/b.py"]
+    assert difference(base, base | {"step": "2"}) == ["step"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
