@@ -229,7 +229,7 @@ def _run_small(
     if biases[-1] is None and len(biases) > 1:
         biases = *biases[:-1], call.no_bias
     if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
-        x, Wx, Wh, *others = [_in_dtype(array, getattr(array, "dtype", None)) for array in (x, Wx, Wh, *biases)]
+        x, Wx, Wh, *others = [_in_dtype(array) for array in (x, Wx, Wh, *biases)]
         states, biases = tuple([_in_dtype(state, dtype) for state in states]), tuple(others)
         if not _fit((x, *states, Wx, Wh, *biases), shapes, dtype):
             return None
@@ -289,8 +289,8 @@ def _initial(spans: Spans, states: tuple[np.ndarray, ...]) -> tuple[np.ndarray, 
     return h0, h0 if len(states) == 1 else spans.initial(states[1])
 
 
-def _in_dtype(array: Any, dtype: np.dtype | None) -> Any:
-    """An array of a float dtype in this one, and contiguous; whatever else there is as it is."""
+def _in_dtype(array: Any, dtype: np.dtype | None = None) -> Any:
+    """An array of a float dtype in this one, or its own, and contiguous; whatever else there is as it is."""
     if type(array) is ndarray and array.ndim > 0 and array.dtype in (FLOAT32, FLOAT64):
         return np.ascontiguousarray(array, dtype)
     return array

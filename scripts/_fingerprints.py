@@ -11,8 +11,8 @@ machine code        of every kernel and shared routine. Their files on disk hold
                     loading proves nothing.
 Python files        of the package: those with a function that has run, and what they import, each without comments
                     and docstrings. In the folder `kernels` most functions are machine code; there, functions count
-                    only if Python has run them, besides all that is no function and no import: what is imported
-                    counts itself. A file of that folder is not looked for under its name, but by what it says.
+                    only if Python has run them, besides all that is no function; so do imports, but for those of
+                    machine code alone. A file of that folder is not looked for under its name, but by what it says.
 
 The interpreter, NumPy and Numba are those of this process; both commits have the same.
 """
@@ -147,14 +147,27 @@ class Source:
         if self._is_compiled:
             functions = [(node, _lines(node)) for node in ast.walk(tree) if isinstance(node, Function)]
             self._functions = [(lines, f"{_head(node)} {_outer(node.body)}") for node, lines in functions]
-            imports = ast.Import, ast.ImportFrom
-            self._others = _outer([statement for statement in tree.body if not isinstance(statement, imports)])
+            imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            self._others = _outer([statement for statement in tree.body if statement not in imports])
+            self._imports = [_one_import(node, alias) for node in imports for alias in node.names]
+            self._all_functions = "\n".join(text for _, text in self._functions)
 
     def part(self, lines: set[int]) -> str:
         """Digest of what Python has run, if it has run functions that begin at these lines."""
         if not self._is_compiled:
             return self._whole
-        return digest("\n".join([self._others, *(text for begin, text in self._functions if lines & begin)]))
+        counted = "\n".join([self._others, *(text for begin, text in self._functions if lines & begin)])
+        imports = [
+            text for name, text in self._imports if name in counted or name not in self._all_functions
+        ]  # the others are for machine code alone
+        return digest("\n".join([*imports, counted]))
+
+
+def _one_import(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> tuple[str, str]:
+    """How the imported name is written where it is used, and what it is."""
+    name = (alias.asname or alias.name).partition(".")[0]
+    module = f"{'.' * node.level}{node.module or ''}" if isinstance(node, ast.ImportFrom) else ""
+    return f"id={name!r}", f"{module} {alias.name} {alias.asname}"
 
 
 def _imported_modules(name: str, tree: ast.Module) -> Iterator[str]:

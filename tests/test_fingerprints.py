@@ -153,13 +153,35 @@ def test_fingerprint__changes_with_what_a_call_runs_and_with_nothing_else(tmp_pa
         ({"layer": ("return x\n\n", "return x + 1\n\n# a comment\n\n"), "b": ("2", "3")}, set()),
         ({"layer": ("x * y", "x - y"), "tools": ("1.0", "2.0")}, {"kernel", "made_up/tools.py"}),
         ({"layer": ("return 1.0", "return 2.0")}, {"made_up/kernels/layer.py"}),
-        ({"layer": ("import njit", "import njit, prange")}, set()),
+        (
+            {"layer": ("import njit", "import njit\nfrom math import sin as CONSTANT_OF_NOBODY")},
+            {"made_up/kernels/layer.py"},
+        ),
         ({"layer": ("CONSTANT = 3.0", "CONSTANT = 3.0; ANOTHER = 4.0")}, {"made_up/kernels/layer.py"}),
     ]
     for number, (changed, expected) in enumerate(cases, 1):
         other, other_b = fingerprints(tmp_path / str(number), **changed)
         assert set(difference(a, other)) == expected, changed
         assert (other_b == b) == ("b" not in changed)
+
+
+def test_import__counts_unless_machine_code_alone_is_made_of_it():
+    def part(imports, ran):
+        source = f"{imports}\n\nSIZE = two\n\ndef compiled(x):\n    return one * x\n\ndef python():\n    return three\n"
+        lines = {source[: source.index(f"def {name}")].count("\n") + 1 for name in ran}
+        return _fingerprints.Source("p/kernels/layer.py", source.encode()).part(lines)
+
+    imports = "from a import one, two, three, four"
+    for name, ran, counts in (
+        ("one", [], False),
+        ("one", ["compiled"], True),
+        ("two", [], True),
+        ("three", [], False),
+        ("three", ["python"], True),
+        ("four", [], True),
+    ):
+        moved = f"{imports.replace(f', {name}', '').replace(f'{name}, ', '')}; from b import {name}"
+        assert (part(moved, ran) != part(imports, ran)) == counts, (name, ran)
 
 
 def test_difference__does_not_ask_for_the_names_of_modules_of_kernels():

@@ -5,8 +5,8 @@ makes `setup` raise NotImplementedError, by which a benchmark is skipped. The na
 workload that changes starts a new series.
 
 asv and scripts/check_regressions.py run `setup` before each sample; so it keeps arrays, and returns quickly from the
-second time on. It calls none of the functions that are timed, which both do once before they time them: the check then
-sees which kernels a benchmark needs.
+second time on. It leaves it to them to call once what they time, or calls that alone and what makes its arguments: so
+the check sees which kernels a benchmark needs.
 """
 
 import abc
