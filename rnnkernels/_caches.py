@@ -51,6 +51,8 @@ class RecurrentCache(_Fields):
     """The bias (G * H,) that the row functions of the cell read, if there is one."""
     projection: np.ndarray | None = None
     """What makes the hidden state (H, P) of a projected cell."""
+    clip: float | None = None
+    """Largest magnitude of what went into the activations of gates, if it was bounded."""
 
     @property
     def _hidden(self) -> int:
@@ -78,7 +80,7 @@ class RecurrentCache(_Fields):
             return self
         x, h0, Wx, Wh = (array.astype(dtype) for array in self[:4])
         cache = _restore(type(self), x, h0, Wx, Wh, *self._natural(), dtype)
-        cache.shapes, cache.spans = self.shapes, self.spans
+        cache.shapes, cache.spans, cache.clip = self.shapes, self.spans, self.clip
         if self.checkpoints is not None:
             cache.checkpoints = self.checkpoints.in_dtype(dtype)
         if self.own is not None:
@@ -113,6 +115,8 @@ class RecurrentCache(_Fields):
         if self.projection is not None:
             fields += f", projection={self.projection.shape}"
             n_bytes += self.projection.nbytes
+        if self.clip is not None:
+            fields += f", clip={self.clip:g}"
         if self.checkpoints is not None:
             fields += f", {len(self.checkpoints.states)} checkpoints"
             n_bytes += sum(state.nbytes for states in self.checkpoints.states for state in states)

@@ -38,13 +38,13 @@ class PackedWeights:
         gates, lanes = len(cell.gates), simd.lanes_of(self.dtype)
         self.D, self.H, self.P = len(Wx), Wx.shape[1] // gates, len(Wh)
         self.flops_per_input = _sequence.step_flops(self.sizes(1, 1), cell) / max(self.D, 1)
-        at_Wh, at_b, zeros, at_Wp, end = passes.packed_regions(
+        at_Wh, at_b, zeros, at_Wp, at_clip, end = passes.packed_regions(
             self.D, self.H, self.P * cell.projected, gates, cell.late, cell.bias_count, lanes
         )
         self.flat = aligned_empty((end,), self.dtype)
-        self.flat[zeros:at_Wp] = 0
+        self.flat[zeros:at_Wp], self.flat[at_clip:] = 0, cell.clip
         self._sizes = self.D, self.H, self.P * cell.projected
-        borders = [(0, at_Wh), (at_Wh, at_b), (at_Wp, end)][: 2 + cell.projected]
+        borders = [(0, at_Wh), (at_Wh, at_b), (at_Wp, at_clip)][: 2 + cell.projected]
         rows = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in borders]
         matrices = all_matrices((Wx, Wh), projection_of(cell, checked))
         self.forward = pack(Team(1), forward_packing(cell.key, *self._sizes, self.dtype), matrices, rows)

@@ -5,6 +5,7 @@ the `caller`; it is None in a call that is recorded already. A decorator would t
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +16,7 @@ from rnnkernels import _recorder as recorder
 from rnnkernels import _sequence
 from rnnkernels._checks.arrays import FLOAT32, FLOAT64, IN_LAYOUT
 from rnnkernels._checks.caches import check_cell_cache, check_checkpoints, check_single_step, refuse_budget
-from rnnkernels._checks.cells import Sizes, check_arguments
+from rnnkernels._checks.cells import Sizes, check_arguments, check_bound
 from rnnkernels._checks.gradients import check_broadcast, check_dstate, check_given_gradient
 from rnnkernels._checks.sequences import are_spans_of
 from rnnkernels._checks.settings import check_choice
@@ -37,20 +38,40 @@ class Family(NamedTuple):
     cache: type[Any]
     state: type[Any]
     keeps_more: bool
-    """Whether a cache keeps something besides its fields: a bias that is for the row functions, or a projection."""
+    """Whether a cache keeps something besides its fields: a bias for the row functions, a projection, or a clip."""
     small: dict[Any, SmallCall]
     small_backward: dict[Any, SmallBackward]
     """Small calls by what they depend on."""
+    plain: Any = None
+    """The same without a clip, if there is one."""
 
 
 MOST_SMALL_CALLS = 1024
+MOST_CLIPPED = 64
 MOST_OF_SPANS = 64
 """Small calls that are kept for spans of a batch, for each that is kept for a whole one."""
 
 
 def family(cell: Cell, cache: type[Any], state: type[Any]) -> Family:
     """A family that has seen no call yet."""
-    return Family(cell, cache, state, cell.own + cell.projected > 0, {}, {})
+    return Family(cell, cache, state, cell.own + cell.projected > 0 or cell.clip < math.inf, {}, {})
+
+
+_clipped: dict[tuple[type[Any], float], Family] = {}
+
+
+def clipped(plain: Family, clip: Any) -> Family:
+    """A family like this one, with a bound of what goes into the activations of gates; itself if that is None."""
+    plain = plain.plain or plain
+    if clip is None:
+        return plain
+    key = plain.cache, check_bound("clip", clip, "what goes into an activation")
+    found = _clipped.get(key)
+    if found is None:
+        cell = plain.cell._replace(clip=key[1], options=(*plain.cell.options, ("clip", key[1])))
+        found = family(cell, plain.cache, plain.state)._replace(plain=plain)
+        _keep(_clipped, key, found, MOST_CLIPPED)
+    return found
 
 
 def _fit(arrays: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...], dtype: np.dtype) -> bool:
@@ -182,6 +203,8 @@ def _run(
             cache.own = checked.biases[cell.bias_count - 1]
         if cell.projected:
             cache.projection = checked.biases[-1].reshape(sizes.H, sizes.P)
+        if cell.clip < math.inf:
+            cache.clip = cell.clip
     return h, last, kept.track, checked.shapes, cache, spans
 
 
@@ -268,6 +291,8 @@ def _run_small(
                 cache.own = biases[cell.bias_count - 1]
             if cell.projected:
                 cache.projection = biases[-1].reshape(-1, Wh.shape[0])
+            if cell.clip < math.inf:
+                cache.clip = cell.clip
     return h, last, track, cache, spans
 
 
@@ -464,6 +489,7 @@ def backward(
     caller: str | None = "function",
 ) -> SequenceGradients:
     """Propagate gradients back through sequences; with `later` as in `forward`."""
+    family = clipped(family, getattr(cache, "clip", None))  # a cache of a layer and of its function can be exchanged
     cell = family.cell
     if recorder.listeners and caller:
         again = functools.partial(backward, family, dh, cache, dstate, num_threads, packed, later, None)
@@ -606,6 +632,7 @@ def step_backward(
     caller: str | None = "function",
 ) -> tuple[Any, ...]:
     """Propagate gradients of the next states back through one step; returns dx, those of the states, dWx, dWh, dbs."""
+    family = clipped(family, getattr(cache, "clip", None))
     cell = family.cell
     if recorder.listeners and caller:
         again = functools.partial(step_backward, family, names, gradients, cache, num_threads, None)

@@ -70,6 +70,7 @@ class SequenceOptions(TypedDict, total=False):
     checkpoint_every: int | None
     memory_budget: int | None
     num_threads: int | None
+    clip: float | None
 
 
 class LSTMOptions(SequenceOptions, total=False):
@@ -88,6 +89,7 @@ class LSTMStepOptions(TypedDict, total=False):
     peepholes: Any
     coupled: bool
     cell_clip: float | None
+    clip: float | None
     num_threads: int | None
 
 

@@ -285,7 +285,7 @@ def small_forward(
         zeros_of[-1],
         whole_places(N, T),
         plan.scratch,
-        (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.strip, 1, False),
+        (recorder.NO_TRACE, ALONE, 0, 1, False, 0, T, plan.chunk, plan.strip, 1, False, cell.clip),
         {},
     )
 
@@ -303,7 +303,10 @@ def small_spans(cell: Cell, call: SmallCall, dtype: np.dtype, spans: int, longes
         no_tape=None if cell.tape else np.zeros(tape, dtype),
         places=whole_places(0, 0),
         scratch=plan.scratch,
-        division=(recorder.NO_TRACE, ALONE, 0, onward, False, 0, longest, plan.chunk, plan.strip, 1, False),
+        division=(
+            *(recorder.NO_TRACE, ALONE, 0, onward, False, 0, longest),
+            *(plan.chunk, plan.strip, 1, False, cell.clip),
+        ),
     )
 
 
@@ -374,7 +377,7 @@ def run_forward(
         data = x.reshape(rows, D), h0, track0, *matrices, biases, h, last, tape, track, places, work
 
         def run(begin: int, end: int) -> None:
-            arguments = onward, plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows
+            arguments = onward, plan.packs, begin, end, plan.chunk, plan.strip, plan.threads, plan.by_rows, cell.clip
             team.run(code, (*data, _new_trace(plan, end - begin)), arguments, (end - begin) * plan.flops)
             if end == T:
                 give_back(work)
@@ -591,7 +594,7 @@ def run_backward(
         and T * plan.flops < tuning.SEGMENT_FLOPS
         and later is None
     ):
-        division = ALONE, 0, onward, False, 0, T, 0, plan.chunk, plan.blocked, False
+        division = ALONE, 0, onward, False, 0, T, 0, plan.chunk, plan.blocked, False, cell.clip
         code(
             *(x.reshape(count, D), h0, *weights, *kept, *outputs, (*dbs, *further), places, work),
             *(recorder.NO_TRACE, *division),
@@ -616,7 +619,7 @@ def run_backward(
             )
 
             def run(begin: int, end: int, team: Team = team, data: Any = data, first: int = first) -> None:
-                arguments = onward, plan.packs, begin, end, first, plan.chunk, plan.blocked, plan.by_rows
+                arguments = onward, plan.packs, begin, end, first, plan.chunk, plan.blocked, plan.by_rows, cell.clip
                 team.run(code, (*data, _new_trace(plan, end - begin)), arguments, (end - begin) * plan.flops)
                 if begin == 0:
                     give_back(work)
@@ -705,6 +708,6 @@ def small_backward(
         plan.scratch,
         (
             *(recorder.NO_TRACE, ALONE, 0, 1 if spans is None else spans.onward),
-            *(False, 0, T, 0, plan.chunk, plan.blocked, False),
+            *(False, 0, T, 0, plan.chunk, plan.blocked, False, cell.clip),
         ),
     )

@@ -48,9 +48,10 @@ FAMILY = _recurrent.family(CELL, GRUCache, GRUState)
 RESET_BEFORE_FAMILY = _recurrent.family(RESET_BEFORE, GRUResetBeforeCache, GRUState)
 
 
-def family(reset_after: bool) -> _recurrent.Family:
-    """Where the reset gate acts."""
-    return FAMILY if reset_after else RESET_BEFORE_FAMILY
+def family(reset_after: bool, clip: float | None = None) -> _recurrent.Family:
+    """Where the reset gate acts, and which bound has what goes into activations."""
+    found = FAMILY if reset_after else RESET_BEFORE_FAMILY
+    return found if clip is None else _recurrent.clipped(found, clip)
 
 
 def _family_of(cache: Any) -> _recurrent.Family:
@@ -105,6 +106,7 @@ def gru_forward(
     *,
     bh: Any = None,
     reset_after: bool = True,
+    clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -133,6 +135,9 @@ def gru_forward(
     reset_after : bool, default True
         Whether the reset gate acts after the product with Wh (PyTorch, cuDNN, Keras) or before it (the original paper,
         ONNX unless ``linear_before_reset=1``).
+    clip : float, optional
+        Largest magnitude of what goes into the activations of gates, of the candidate, too, as that of ONNX nodes; what
+        exceeds it is cut off, and has no gradient.
     lengths : array_like of integers of shape (N,), optional
         Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
         time, and are zero in each result.
@@ -202,7 +207,7 @@ def gru_forward(
             [0.3468]]])
     """
     return _recurrent.forward(
-        family(reset_after),
+        family(reset_after, clip),
         x,
         (h0,),
         Wx,
@@ -307,6 +312,7 @@ def gru_step_forward(
     *,
     bh: Any = None,
     reset_after: bool = True,
+    clip: float | None = None,
     keep_cache: Literal[True] = True,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, GRUCache | GRUResetBeforeCache]: ...
@@ -320,6 +326,7 @@ def gru_step_forward(
     *,
     bh: Any = None,
     reset_after: bool = True,
+    clip: float | None = None,
     keep_cache: Literal[False],
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, None]: ...
@@ -333,6 +340,7 @@ def gru_step_forward(
     *,
     bh: Any = None,
     reset_after: bool = True,
+    clip: float | None = None,
     keep_cache: bool,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, GRUCache | GRUResetBeforeCache | None]: ...
@@ -345,6 +353,7 @@ def gru_step_forward(
     *,
     bh: Any = None,
     reset_after: bool = True,
+    clip: float | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, GRUCache | GRUResetBeforeCache | None]:
@@ -365,9 +374,8 @@ def gru_step_forward(
         Bias of the input, same order.
     bh : array_like of shape (3H,), optional
         Bias of the hidden state, same order; zero without it.
-    reset_after : bool, default True
-        Whether the reset gate acts after the product with Wh (PyTorch, cuDNN, Keras) or before it (the original paper,
-        ONNX unless ``linear_before_reset=1``).
+    reset_after, clip : optional
+        As for `gru_forward`.
     keep_cache : bool, default True
         Whether to keep what `gru_step_backward` needs.
     num_threads : int, optional
@@ -405,8 +413,8 @@ def gru_step_forward(
     array([[0.2048]])
     """
     biases = (b, bh)
-    cell = family(reset_after)
-    next_h, cache = _recurrent.step_forward(cell, x, (prev_h,), Wx, Wh, biases, keep_cache, num_threads)
+    of = family(reset_after, clip)
+    next_h, cache = _recurrent.step_forward(of, x, (prev_h,), Wx, Wh, biases, keep_cache, num_threads)
     return next_h, cache
 
 

@@ -475,6 +475,8 @@ class RNN(Layer):
         Bias.
     activation : {"tanh", "relu"}, default "tanh"
         What makes the hidden state.
+    clip : float, optional
+        Largest magnitude of what goes into the activation.
 
     Raises
     ------
@@ -506,12 +508,12 @@ class RNN(Layer):
     _family = rnn.FAMILY
     _stream = RNNStream
 
-    def __init__(self, Wx: Any, Wh: Any, b: Any, *, activation: str = "tanh") -> None:
-        self._choose({}, activation=activation)
+    def __init__(self, Wx: Any, Wh: Any, b: Any, *, activation: str = "tanh", clip: float | None = None) -> None:
+        self._choose({}, activation, clip)
         self._hold([{"Wx": Wx, "Wh": Wh, "b": b}])
 
-    def _choose(self, parameters: Mapping[str, Any], activation: str = "tanh") -> None:
-        self._family = rnn.family(activation)
+    def _choose(self, parameters: Mapping[str, Any], activation: str = "tanh", clip: float | None = None) -> None:
+        self._family = rnn.family(activation, clip)
 
 
 class GRU(Layer):
@@ -529,6 +531,8 @@ class GRU(Layer):
         Bias of the hidden state, same order; zero without it.
     reset_after : bool, default True
         Whether the reset gate acts after the product with Wh, see `gru_forward`.
+    clip : float, optional
+        Largest magnitude of what goes into the activations.
 
     Raises
     ------
@@ -555,12 +559,14 @@ class GRU(Layer):
     _family = gru.FAMILY
     _stream = GRUStream
 
-    def __init__(self, Wx: Any, Wh: Any, b: Any, *, bh: Any = None, reset_after: bool = True) -> None:
-        self._choose({}, reset_after=reset_after)
+    def __init__(
+        self, Wx: Any, Wh: Any, b: Any, *, bh: Any = None, reset_after: bool = True, clip: float | None = None
+    ) -> None:
+        self._choose({}, reset_after, clip)
         self._hold([{"Wx": Wx, "Wh": Wh, "b": b, "bh": bh}])
 
-    def _choose(self, parameters: Mapping[str, Any], reset_after: bool = True) -> None:
-        self._family = gru.family(reset_after)
+    def _choose(self, parameters: Mapping[str, Any], reset_after: bool = True, clip: float | None = None) -> None:
+        self._family = gru.family(reset_after, clip)
 
 
 class LSTM(Layer):
@@ -582,6 +588,8 @@ class LSTM(Layer):
         Whether f is 1 - i: there are but the blocks i, o, g, 3H columns, and peepholes of i and o.
     cell_clip : float, optional
         Largest magnitude of a cell state.
+    clip : float, optional
+        Largest magnitude of what goes into the activations of gates.
 
     Raises
     ------
@@ -624,17 +632,24 @@ class LSTM(Layer):
         peepholes: Any = None,
         coupled: bool = False,
         cell_clip: float | None = None,
+        clip: float | None = None,
     ) -> None:
         optional = {"projection": projection, "peepholes": peepholes}
         given = {"Wx": Wx, "Wh": Wh, "b": b, **{name: array for name, array in optional.items() if array is not None}}
-        self._choose(given, coupled, cell_clip)
+        self._choose(given, coupled, cell_clip, clip)
         self._hold([given])
 
-    def _choose(self, parameters: Mapping[str, Any], coupled: bool = False, cell_clip: float | None = None) -> None:
+    def _choose(
+        self,
+        parameters: Mapping[str, Any],
+        coupled: bool = False,
+        cell_clip: float | None = None,
+        clip: float | None = None,
+    ) -> None:
         has_projection, has_peepholes = (
             any(str(name).startswith(array) for name in parameters) or None for array in ("projection", "peepholes")
         )
-        self._family = lstm.family(has_projection, has_peepholes, coupled, cell_clip)
+        self._family = lstm.family(has_projection, has_peepholes, coupled, cell_clip, clip)
         self._cell_clip = cell_clip
 
     def _facts(self) -> dict[str, Any]:

@@ -95,8 +95,12 @@ VARIANTS = {
 """Families by their caches."""
 
 
-def family(projection: Any, peepholes: Any, coupled: bool, cell_clip: float | None) -> _recurrent.Family:
+def family(
+    projection: Any, peepholes: Any, coupled: bool, cell_clip: float | None, clip: float | None = None
+) -> _recurrent.Family:
     """That of the cell with what is given, or not None."""
+    if clip is not None:
+        return _recurrent.clipped(family(projection, peepholes, coupled, cell_clip), clip)
     if peepholes is None and cell_clip is None and not coupled:
         return FAMILY if projection is None else VARIANTS[LSTMProjectedCache]
     if projection is None:
@@ -163,6 +167,7 @@ def lstm_forward(
     peepholes: Any = None,
     coupled: bool = False,
     cell_clip: float | None = None,
+    clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -197,6 +202,9 @@ def lstm_forward(
         Whether f is 1 - i: weights and bias have but the blocks i, o, g, 3H columns, and peepholes the rows i and o.
     cell_clip : float, optional
         Largest magnitude of a cell state; what exceeds it is cut off, and has no gradient.
+    clip : float, optional
+        Largest magnitude of what goes into the activations of gates, of the candidate, too, as that of ONNX nodes; what
+        exceeds it is cut off, and has no gradient.
     lengths : array_like of integers of shape (N,), optional
         Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
         time, and are zero in each result.
@@ -253,7 +261,7 @@ def lstm_forward(
         c[t]    = clip(f * c[t-1] + i * g, -cell_clip, cell_clip)
         o       = sigmoid(z_o + p_o * c[t])
 
-    and with a projection::
+    with a `clip`, what goes into sigmoid and tanh for the gates is clip(.., -clip, clip), and with a projection::
 
         h[t]    = (o * tanh(c[t])) @ projection
 
@@ -279,7 +287,7 @@ def lstm_forward(
     array([[[0.3696],
             [0.6505]]])
     """
-    of = family(projection, peepholes, coupled, cell_clip)
+    of = family(projection, peepholes, coupled, cell_clip, clip)
     return _recurrent.forward(
         of,
         x,
@@ -421,6 +429,7 @@ def lstm_step_forward(
     peepholes: Any = None,
     coupled: bool = False,
     cell_clip: float | None = None,
+    clip: float | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, LSTMCache | None]:
@@ -441,7 +450,7 @@ def lstm_step_forward(
         Weights of the hidden state, same order.
     b : array_like of shape (4H,)
         Bias, same order.
-    projection, peepholes, coupled, cell_clip : optional
+    projection, peepholes, coupled, cell_clip, clip : optional
         As for `lstm_forward`.
     keep_cache : bool, default True
         Whether to keep what `lstm_step_backward` needs.
@@ -481,7 +490,7 @@ def lstm_step_forward(
     >>> next_h.round(4), next_c.round(4)
     (array([[0.3696]]), array([[0.5568]]))
     """
-    of, states = family(projection, peepholes, coupled, cell_clip), (prev_h, prev_c)
+    of, states = family(projection, peepholes, coupled, cell_clip, clip), (prev_h, prev_c)
     biases = _biases(of, b, projection, peepholes, cell_clip, Wh)
     next_h, next_c, cache = _recurrent.step_forward(of, x, states, Wx, Wh, biases, keep_cache, num_threads)
     return next_h, next_c, cache

@@ -86,7 +86,14 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def rnn_step_forward(
-    x: np.ndarray, prev_h: np.ndarray, Wx: np.ndarray, Wh: np.ndarray, b: np.ndarray, *, activation: str = "tanh"
+    x: np.ndarray,
+    prev_h: np.ndarray,
+    Wx: np.ndarray,
+    Wh: np.ndarray,
+    b: np.ndarray,
+    *,
+    activation: str = "tanh",
+    clip: float | None = None,
 ) -> tuple[np.ndarray, Cache]:
     """Advance a vanilla RNN by one step.
 
@@ -104,6 +111,8 @@ def rnn_step_forward(
         Bias.
     activation : {"tanh", "relu"}
         The function f below; relu is the larger of its argument and 0.
+    clip : float, optional
+        Largest magnitude of the argument of f, which else is brought to it.
 
     Returns
     -------
@@ -119,9 +128,12 @@ def rnn_step_forward(
         next_h = f(x @ Wx + prev_h @ Wh + b)        (1)
     """
     if not (type(x) is type(prev_h) is np.ndarray and x.ndim == prev_h.ndim == 2 and len(x) == len(prev_h)):
-        return _broadcast_forward(rnn_step_forward, x, (prev_h,), Wx, Wh, b, activation=activation)
-    next_h = _activate(np.dot(x, Wx) + np.dot(prev_h, Wh) + b, activation)  # (1)
-    return next_h, (x, prev_h, Wx, Wh, next_h.copy(), activation)
+        return _broadcast_forward(rnn_step_forward, x, (prev_h,), Wx, Wh, b, activation=activation, clip=clip)
+    z, free = np.dot(x, Wx) + np.dot(prev_h, Wh) + b, None
+    if clip is not None:
+        z, free = _bounded(z, clip)
+    next_h = _activate(z, activation)  # (1)
+    return next_h, (x, prev_h, Wx, Wh, next_h.copy(), activation, free)
 
 
 def rnn_step_backward(
@@ -148,14 +160,17 @@ def rnn_step_backward(
     -----
     With z the argument of f in (1)::
 
-        dz      = dnext_h * f'(z): 1 - next_h**2 for tanh, 1 where next_h > 0 and else 0 for relu   (2)
+        dz      = dnext_h * f'(z): 1 - next_h**2 for tanh, 1 where next_h > 0 and else 0 for relu,
+                  and 0 where z was clipped                     (2)
         dx      = dz @ Wx.T         dprev_h = dz @ Wh.T     (3)
         dWx     = x.T @ dz          dWh     = prev_h.T @ dz     db = sum of dz over N   (4)
     """
     if type(cache) is _BroadcastCache:
         return _broadcast_backward(rnn_step_backward, (dnext_h,), cache)
-    x, prev_h, Wx, Wh, next_h, activation = cache
+    x, prev_h, Wx, Wh, next_h, activation, free = cache
     dz = _through_activation(dnext_h, next_h, activation)  # (2)
+    if free is not None:
+        dz = dz * free
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
     dWx, dWh, db = np.dot(x.T, dz), np.dot(prev_h.T, dz), dz.sum(axis=0)  # (4)
     return dx, dprev_h, dWx, dWh, db
@@ -169,6 +184,7 @@ def rnn_forward(
     b: np.ndarray,
     *,
     activation: str = "tanh",
+    clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -188,8 +204,8 @@ def rnn_forward(
         Weights of the hidden state.
     b : ndarray of shape (H,)
         Bias.
-    activation : {"tanh", "relu"}
-        The function f below, as for `rnn_step_forward`.
+    activation, clip : optional
+        The function f below, and the bound of its argument, as for `rnn_step_forward`.
     lengths, reverse, resets, outputs : optional
         Which steps, in which order; see above.
 
@@ -209,7 +225,7 @@ def rnn_forward(
         h[t] = f(x[t] @ Wx + h[t-1] @ Wh + b)    (5)
     """
     if lengths is not None or reverse or resets is not None or outputs == "last":
-        run = partial(rnn_forward, Wx=Wx, Wh=Wh, b=b, activation=activation)
+        run = partial(rnn_forward, Wx=Wx, Wh=Wh, b=b, activation=activation, clip=clip)
         return _forward_by_stretches(run, RNNState, x, {"h0": h0}, Wh, lengths, reverse, resets, outputs)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
@@ -218,9 +234,14 @@ def rnn_forward(
     zx = _project(x, Wx, b)  # (N, T, H)
     states = np.empty((N, T + 1, H), dtype=np.result_type(zx, h0, Wh))  # h0 and h, in one array
     states[:, 0] = h0
+    free = None if clip is None else np.empty((N, T, H), bool)
     for t in range(T):
-        states[:, t + 1] = _activate(zx[:, t] + np.dot(states[:, t], Wh), activation)  # (5)
-    result: ForwardResult[Cache, RNNState] = ForwardResult((states[:, 1:].copy(), (x, h0, Wx, Wh, states, activation)))
+        z = zx[:, t] + np.dot(states[:, t], Wh)
+        if free is not None:
+            z, free[:, t] = _bounded(z, clip)
+        states[:, t + 1] = _activate(z, activation)  # (5)
+    cache = x, h0, Wx, Wh, states, activation, free
+    result: ForwardResult[Cache, RNNState] = ForwardResult((states[:, 1:].copy(), cache))
     result.make_state = lambda: RNNState(states[:, -1].copy())
     return result
 
@@ -258,7 +279,7 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     """
     if type(cache) is _StretchCache:
         return _backward_by_stretches(rnn_backward, dh, cache, dstate)
-    x, h0, Wx, Wh, states, activation = cache
+    x, h0, Wx, Wh, states, activation, free = cache
     dh, last = _of_all_steps(dh, states[:, 1:])
     N, T, H = dh.shape
     dz = np.empty((N, T, H), dtype=np.result_type(dh, states))
@@ -269,6 +290,8 @@ def rnn_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
         r += last
     for t in reversed(range(T)):
         dz[:, t] = _through_activation(dh[:, t] + r, states[:, t + 1], activation)  # (6)
+        if free is not None:
+            dz[:, t] *= free[:, t]
         r = np.dot(dz[:, t], Wh.T)  # (7)
     dx, dWx, dWh, db = _accumulate(dz, x, states[:, :-1], Wx)  # (8)
     return SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
@@ -286,6 +309,7 @@ def lstm_step_forward(
     peepholes: np.ndarray | None = None,
     coupled: bool = False,
     cell_clip: float | None = None,
+    clip: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Cache]:
     """Advance an LSTM by one step.
 
@@ -301,7 +325,7 @@ def lstm_step_forward(
         Weights of the hidden state.
     b : ndarray of shape (4H,)
         Bias.
-    projection, peepholes, coupled, cell_clip : optional
+    projection, peepholes, coupled, cell_clip, clip : optional
         As for `lstm_forward`.
 
     Returns
@@ -326,13 +350,14 @@ def lstm_step_forward(
         and x.ndim == prev_h.ndim == prev_c.ndim == 2
         and len(x) == len(prev_h) == len(prev_c)
     ):
-        options = {"projection": projection, "peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
+        options: Any = {"projection": projection, "peepholes": peepholes, "coupled": coupled}
+        options |= {"cell_clip": cell_clip, "clip": clip}
         return _broadcast_forward(lstm_step_forward, x, (prev_h, prev_c), Wx, Wh, b, **options)
-    variant = _variant(peepholes, coupled, cell_clip)
+    variant = _variant(peepholes, coupled, cell_clip, clip)
     z = np.dot(x, Wx) + np.dot(prev_h, Wh) + b  # (9)
-    m, next_c, gates = _lstm_cell_forward(z, prev_c, variant)
+    m, next_c, gates, free = _lstm_cell_forward(z, prev_c, variant)
     next_h = m if projection is None else np.dot(m, projection)  # (13')
-    return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, gates, next_c.copy(), variant, m, projection)
+    return next_h, next_c, (x, prev_h, prev_c, Wx, Wh, gates, next_c.copy(), variant, m, projection, free)
 
 
 def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Cache) -> LSTMStepGradients:
@@ -372,9 +397,9 @@ def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Cache) -
     """
     if type(cache) is _BroadcastCache:
         return _broadcast_backward(lstm_step_backward, (dnext_h, dnext_c), cache)
-    x, prev_h, prev_c, Wx, Wh, gates, next_c, variant, m, projection = cache
+    x, prev_h, prev_c, Wx, Wh, gates, next_c, variant, m, projection, free = cache
     dm = dnext_h if projection is None else np.dot(dnext_h, projection.T)
-    dz, dprev_c = _lstm_cell_backward(dm, dnext_c, gates, prev_c, next_c, variant)
+    dz, dprev_c = _lstm_cell_backward(dm, dnext_c, gates, prev_c, next_c, variant, free)
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
     dWx, dWh, db = np.dot(x.T, dz), np.dot(prev_h.T, dz), dz.sum(axis=0)  # (4)
     gradients = LSTMStepGradients((dx, dprev_h, dprev_c, dWx, dWh, db))
@@ -397,6 +422,7 @@ def lstm_forward(
     peepholes: np.ndarray | None = None,
     coupled: bool = False,
     cell_clip: float | None = None,
+    clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -426,6 +452,8 @@ def lstm_forward(
         Whether f is 1 - i: weights and bias have but the blocks i, o, g, and peepholes the rows i and o.
     cell_clip : float, optional
         Largest magnitude of a cell state.
+    clip : float, optional
+        Largest magnitude of the arguments of sigmoid and tanh of the gates.
     lengths, reverse, resets, outputs : optional
         Which steps, in which order; see above.
 
@@ -446,12 +474,14 @@ def lstm_forward(
         next_c = clip(f * prev_c + i * g, -cell_clip, cell_clip)                (12')
         o      = sigmoid(z_o + p_o * next_c)                                    (10'')
 
-    and with a projection::
+    with a `clip` the arguments of sigmoid and tanh in (10) and (11) are brought to magnitudes up to it, and have no
+    gradient where that changes them; and with a projection::
 
         m      = o * tanh(next_c)       next_h = m @ projection                 (13')
     """
     if lengths is not None or reverse or resets is not None or outputs == "last":
-        options: Any = {"projection": projection, "peepholes": peepholes, "coupled": coupled, "cell_clip": cell_clip}
+        options: Any = {"projection": projection, "peepholes": peepholes, "coupled": coupled}
+        options |= {"cell_clip": cell_clip, "clip": clip}
         run = partial(lstm_forward, Wx=Wx, Wh=Wh, b=b, **options)
         states = {"h0": h0, "c0": c0}
         widths = len(Wh), len(Wh) if projection is None else len(projection)
@@ -460,7 +490,7 @@ def lstm_forward(
         x, h0 = _sequence(x, h0, Wh)
     if c0 is not None:
         c0 = _array(c0, Wh)
-    variant = _variant(peepholes, coupled, cell_clip)
+    variant = _variant(peepholes, coupled, cell_clip, clip)
     N, T, _ = x.shape
     P, H = Wh.shape[0], Wh.shape[1] // (3 if coupled else 4)
     zx = _project(x, Wx, b)  # (N, T, 4H)
@@ -469,14 +499,17 @@ def lstm_forward(
     made = hidden[:, 1:] if projection is None else np.empty((N, T, H), dtype)  # by the units
     cells = np.empty((N, T + 1, H), dtype)
     gates = np.empty((N, T, 4 * H), dtype)
+    free = np.ones((0 if variant is None else N, T, 4 * H), bool)
     hidden[:, 0] = h0
     cells[:, 0] = 0 if c0 is None else c0
     for t in range(T):
         z = zx[:, t] + np.dot(hidden[:, t], Wh)  # (9)
-        made[:, t], cells[:, t + 1], gates[:, t] = _lstm_cell_forward(z, cells[:, t], variant)
+        made[:, t], cells[:, t + 1], gates[:, t], free_gates = _lstm_cell_forward(z, cells[:, t], variant)
+        if variant is not None:
+            free[:, t] = free_gates
         if projection is not None:
             hidden[:, t + 1] = np.dot(made[:, t], projection)  # (13')
-    cache = x, h0, c0, Wx, Wh, hidden, cells, gates, variant, made, projection
+    cache = x, h0, c0, Wx, Wh, hidden, cells, gates, variant, made, projection, free
     result: ForwardResult[Cache, LSTMState] = ForwardResult((hidden[:, 1:].copy(), cache))
     result.make_state = lambda: LSTMState(hidden[:, -1].copy(), cells[:, -1].copy())
     return result
@@ -512,7 +545,7 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     """
     if type(cache) is _StretchCache:
         return _backward_by_stretches(lstm_backward, dh, cache, dstate)
-    x, h0, c0, Wx, Wh, hidden, cells, gates, variant, made, projection = cache
+    x, h0, c0, Wx, Wh, hidden, cells, gates, variant, made, projection, free = cache
     dh, last = _of_all_steps(dh, hidden[:, 1:])
     (N, T, P), H = dh.shape, cells.shape[2]
     dz = np.empty((N, T, Wh.shape[1]), dtype=np.result_type(dh, gates))
@@ -527,7 +560,7 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
         of_steps[:, t] = dm = dh[:, t] + r
         if projection is not None:
             dm = np.dot(dm, projection.T)
-        dz[:, t], dc = _lstm_cell_backward(dm, dc, gates[:, t], cells[:, t], cells[:, t + 1], variant)
+        dz[:, t], dc = _lstm_cell_backward(dm, dc, gates[:, t], cells[:, t], cells[:, t + 1], variant, free[:, t])
         r = np.dot(dz[:, t], Wh.T)
     dx, dWx, dWh, db = _accumulate(dz, x, hidden[:, :-1], Wx)  # (8)
     gradients = SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
@@ -549,6 +582,7 @@ def gru_step_forward(
     *,
     bh: np.ndarray | None = None,
     reset_after: bool = True,
+    clip: float | None = None,
 ) -> tuple[np.ndarray, Cache]:
     """Advance a GRU by one step.
 
@@ -568,6 +602,8 @@ def gru_step_forward(
         Second bias, added to the product with the hidden state; zero by default.
     reset_after : bool
         Whether the reset gate r scales the product with the hidden state, or else the hidden state itself.
+    clip : float, optional
+        Largest magnitude of the arguments of sigmoid and tanh, which else are brought to it.
 
     Returns
     -------
@@ -589,11 +625,11 @@ def gru_step_forward(
         next_h = (1 - z) * n + z * prev_h                                   (26)
     """
     if not (type(x) is type(prev_h) is np.ndarray and x.ndim == prev_h.ndim == 2 and len(x) == len(prev_h)):
-        return _broadcast_forward(gru_step_forward, x, (prev_h,), Wx, Wh, b, bh=bh, reset_after=reset_after)
+        return _broadcast_forward(gru_step_forward, x, (prev_h,), Wx, Wh, b, bh=bh, reset_after=reset_after, clip=clip)
     if bh is None:
         bh = np.zeros_like(b)
-    next_h, gates, q = _gru_cell_forward(np.dot(x, Wx) + b, prev_h, Wh, bh, reset_after)
-    return next_h, (x, prev_h, Wx, Wh, gates, q, reset_after)
+    next_h, gates, q, free = _gru_cell_forward(np.dot(x, Wx) + b, prev_h, Wh, bh, reset_after, clip)
+    return next_h, (x, prev_h, Wx, Wh, gates, q, reset_after, free)
 
 
 def gru_step_backward(dnext_h: np.ndarray, cache: Cache) -> StepGradients:
@@ -640,8 +676,8 @@ def gru_step_backward(dnext_h: np.ndarray, cache: Cache) -> StepGradients:
     """
     if type(cache) is _BroadcastCache:
         return _broadcast_backward(gru_step_backward, (dnext_h,), cache)
-    x, prev_h, Wx, Wh, gates, q, reset_after = cache
-    dzx, dzh, dprev_h = _gru_cell_backward(dnext_h, gates, q, prev_h, Wh, reset_after)
+    x, prev_h, Wx, Wh, gates, q, reset_after, free = cache
+    dzx, dzh, dprev_h = _gru_cell_backward(dnext_h, gates, q, prev_h, Wh, reset_after, free)
     dx, dWx, db = np.dot(dzx, Wx.T), np.dot(x.T, dzx), dzx.sum(axis=0)
     gradients = StepGradients((dx, dprev_h, dWx, _gru_dWh(dzh, prev_h, q, reset_after), db))
     gradients.dbh = dzh.sum(axis=0)
@@ -657,6 +693,7 @@ def gru_forward(
     *,
     bh: np.ndarray | None = None,
     reset_after: bool = True,
+    clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -680,6 +717,8 @@ def gru_forward(
         Second bias, added to the product with the hidden state; zero by default.
     reset_after : bool
         Whether the reset gate r scales the product with the hidden state, or else the hidden state itself.
+    clip : float, optional
+        Largest magnitude of the arguments of sigmoid and tanh.
     lengths, reverse, resets, outputs : optional
         Which steps, in which order; see above.
 
@@ -697,7 +736,7 @@ def gru_forward(
     Equations (20) to (26) for t = 0 .. T - 1, each with the state that the step before has left.
     """
     if lengths is not None or reverse or resets is not None or outputs == "last":
-        run = partial(gru_forward, Wx=Wx, Wh=Wh, b=b, bh=bh, reset_after=reset_after)
+        run = partial(gru_forward, Wx=Wx, Wh=Wh, b=b, bh=bh, reset_after=reset_after, clip=clip)
         return _forward_by_stretches(run, GRUState, x, {"h0": h0}, Wh, lengths, reverse, resets, outputs)
     if not (type(x) is type(h0) is np.ndarray):
         x, h0 = _sequence(x, h0, Wh)
@@ -711,9 +750,13 @@ def gru_forward(
     gates = np.empty((N, T, 3 * H), dtype)
     q = np.empty((N, T, H), dtype)
     states[:, 0] = h0
+    free = None if clip is None else np.empty((N, T, 3 * H), bool)
     for t in range(T):
-        states[:, t + 1], gates[:, t], q[:, t] = _gru_cell_forward(zx[:, t], states[:, t], Wh, bh, reset_after)
-    cache = x, h0, Wx, Wh, states, gates, q, reset_after
+        step = _gru_cell_forward(zx[:, t], states[:, t], Wh, bh, reset_after, clip)
+        states[:, t + 1], gates[:, t], q[:, t], free_gates = step
+        if free is not None:
+            free[:, t] = free_gates
+    cache = x, h0, Wx, Wh, states, gates, q, reset_after, free
     result: ForwardResult[Cache, GRUState] = ForwardResult((states[:, 1:].copy(), cache))
     result.make_state = lambda: GRUState(states[:, -1].copy())
     return result
@@ -748,7 +791,7 @@ def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     """
     if type(cache) is _StretchCache:
         return _backward_by_stretches(gru_backward, dh, cache, dstate)
-    x, h0, Wx, Wh, states, gates, q, reset_after = cache
+    x, h0, Wx, Wh, states, gates, q, reset_after, free = cache
     dh, last = _of_all_steps(dh, states[:, 1:])
     N, T, H = dh.shape
     dzx = np.empty((N, T, 3 * H), dtype=np.result_type(dh, gates))
@@ -759,8 +802,9 @@ def gru_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) -> 
     if last is not None:
         dstep += last
     for t in reversed(range(T)):
+        free_gates = None if free is None else free[:, t]
         dzx[:, t], dzh[:, t], dstep = _gru_cell_backward(
-            dh[:, t] + dstep, gates[:, t], q[:, t], states[:, t], Wh, reset_after
+            dh[:, t] + dstep, gates[:, t], q[:, t], states[:, t], Wh, reset_after, free_gates
         )
     dx, dWx, _, db = _accumulate(dzx, x, states[:, :-1], Wx)
     dWh = _gru_dWh(_rows(dzh), _rows(states[:, :-1]), _rows(q), reset_after)
@@ -984,6 +1028,11 @@ def _accumulate(
     return dx, np.dot(_rows(x).T, rows), np.dot(_rows(prev_h).T, rows), rows.sum(axis=0)
 
 
+def _bounded(z: np.ndarray, clip: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Bring arguments of activations to magnitudes up to a clip; return also where that leaves them free."""
+    return np.clip(z, -clip, clip), np.abs(z) < clip
+
+
 def _activate(z: np.ndarray, activation: str) -> np.ndarray:
     """Apply tanh or relu."""
     return np.tanh(z) if activation == "tanh" else np.maximum(z, 0)
@@ -1000,35 +1049,45 @@ class _Variant(NamedTuple):
     peepholes: np.ndarray | None
     coupled: bool
     bound: float
+    clip: float
 
     def seen(self, gate: str) -> Any:
         """Peephole of a gate."""
         return 0 if self.peepholes is None else self.peepholes[("io" if self.coupled else "ifo").index(gate)]
 
 
-def _variant(peepholes: np.ndarray | None, coupled: bool, cell_clip: float | None) -> _Variant | None:
+def _variant(
+    peepholes: np.ndarray | None, coupled: bool, cell_clip: float | None, clip: float | None
+) -> _Variant | None:
     """What an LSTM is beside the plain one; None for that."""
-    if peepholes is None and not coupled and cell_clip is None:
+    if peepholes is None and not coupled and cell_clip is clip is None:
         return None
-    return _Variant(peepholes, coupled, np.inf if cell_clip is None else cell_clip)
+    bounds = [np.inf if bound is None else bound for bound in (cell_clip, clip)]
+    return _Variant(peepholes, coupled, *bounds)
 
 
 def _lstm_cell_forward(
     z: np.ndarray, prev_c: np.ndarray, variant: _Variant | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Apply (10) to (13) to pre-activations (N, 4H); return next_h, next_c and the gates (N, 4H)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+    """Apply (10) to (13) to pre-activations (N, 4H); return next_h, next_c, the gates (N, 4H), and which are free."""
     H = prev_c.shape[1]
     if variant is not None:
         z_i, *z_f, z_o, z_g = np.split(z, z.shape[1] // H, axis=1)
-        i, g = sigmoid(z_i + variant.seen("i") * prev_c), np.tanh(z_g)
-        f = 1 - i if variant.coupled else sigmoid(z_f[0] + variant.seen("f") * prev_c)
+        z_i, free_i = _bounded(z_i + variant.seen("i") * prev_c, variant.clip)
+        z_g, free_g = _bounded(z_g, variant.clip)
+        i, g, f, free_f = sigmoid(z_i), np.tanh(z_g), 1 - sigmoid(z_i), free_i
+        if not variant.coupled:
+            bounded_f, free_f = _bounded(z_f[0] + variant.seen("f") * prev_c, variant.clip)
+            f = sigmoid(bounded_f)
         next_c = np.clip(f * prev_c + i * g, -variant.bound, variant.bound)
-        o = sigmoid(z_o + variant.seen("o") * next_c)
-        return o * np.tanh(next_c), next_c, np.concatenate([i, f, o, g], axis=1)
+        z_o, free_o = _bounded(z_o + variant.seen("o") * next_c, variant.clip)
+        o = sigmoid(z_o)
+        gates, free = (np.concatenate(parts, axis=1) for parts in ([i, f, o, g], [free_i, free_f, free_o, free_g]))
+        return o * np.tanh(next_c), next_c, gates, free
     gates = np.concatenate([sigmoid(z[:, : 3 * H]), np.tanh(z[:, 3 * H :])], axis=1)
     i, f, o, g = np.split(gates, 4, axis=1)
     next_c = f * prev_c + i * g
-    return o * np.tanh(next_c), next_c, gates
+    return o * np.tanh(next_c), next_c, gates, None
 
 
 def _lstm_cell_backward(
@@ -1038,20 +1097,22 @@ def _lstm_cell_backward(
     prev_c: np.ndarray,
     next_c: np.ndarray,
     variant: _Variant | None,
+    free: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Apply (14) to (19); return the gradients dz (N, 4H) and dprev_c."""
     i, f, o, g = np.split(gates, 4, axis=1)
     y = np.tanh(next_c)
     dc = dnext_c + dnext_h * o * (1 - y**2)
     if variant is not None:
-        dz_o = dnext_h * y * o * (1 - o)
+        free_i, free_f, free_o, free_g = np.split(free, 4, axis=1)
+        dz_o = dnext_h * y * o * (1 - o) * free_o
         dc = np.where(np.abs(next_c) < variant.bound, dc + dz_o * variant.seen("o"), 0)
         if variant.coupled:
-            dz_i = dc * (g - prev_c) * i * (1 - i)
-            dz = np.concatenate([dz_i, dz_o, dc * i * (1 - g**2)], axis=1)
+            dz_i = dc * (g - prev_c) * i * (1 - i) * free_i
+            dz = np.concatenate([dz_i, dz_o, dc * i * (1 - g**2) * free_g], axis=1)
             return dz, dc * f + dz_i * variant.seen("i")
-        dz_i, dz_f = dc * g * i * (1 - i), dc * prev_c * f * (1 - f)
-        dz = np.concatenate([dz_i, dz_f, dz_o, dc * i * (1 - g**2)], axis=1)
+        dz_i, dz_f = dc * g * i * (1 - i) * free_i, dc * prev_c * f * (1 - f) * free_f
+        dz = np.concatenate([dz_i, dz_f, dz_o, dc * i * (1 - g**2) * free_g], axis=1)
         return dz, dc * f + dz_i * variant.seen("i") + dz_f * variant.seen("f")
     dz = np.concatenate(
         [
@@ -1072,38 +1133,56 @@ def _dpeepholes(dz: np.ndarray, prev_c: np.ndarray, next_c: np.ndarray, variant:
 
 
 def _gru_cell_forward(
-    zx: np.ndarray, prev_h: np.ndarray, Wh: np.ndarray, bh: np.ndarray, reset_after: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Apply (20) to (26) to zx = x @ Wx + b (N, 3H); return next_h, the gates (N, 3H) and q (N, H)."""
-    H = prev_h.shape[1]
+    zx: np.ndarray, prev_h: np.ndarray, Wh: np.ndarray, bh: np.ndarray, reset_after: bool, clip: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+    """Apply (20) to (26) to zx = x @ Wx + b (N, 3H); return next_h, the gates (N, 3H), q (N, H), and which are free."""
+    H, free = prev_h.shape[1], None
     if reset_after:
         zh = np.dot(prev_h, Wh) + bh
-        rz = sigmoid(zx[:, : 2 * H] + zh[:, : 2 * H])
+        z_rz = zx[:, : 2 * H] + zh[:, : 2 * H]
+        if clip is not None:
+            z_rz, free = _bounded(z_rz, clip)
+        rz = sigmoid(z_rz)
         r, q = rz[:, :H], zh[:, 2 * H :]
-        n = np.tanh(zx[:, 2 * H :] + r * q)
+        z_n = zx[:, 2 * H :] + r * q
     else:
-        rz = sigmoid(zx[:, : 2 * H] + np.dot(prev_h, Wh[:, : 2 * H]) + bh[: 2 * H])
+        z_rz = zx[:, : 2 * H] + np.dot(prev_h, Wh[:, : 2 * H]) + bh[: 2 * H]
+        if clip is not None:
+            z_rz, free = _bounded(z_rz, clip)
+        rz = sigmoid(z_rz)
         r = rz[:, :H]
         q = r * prev_h
-        n = np.tanh(zx[:, 2 * H :] + np.dot(q, Wh[:, 2 * H :]) + bh[2 * H :])
-    z = rz[:, H:]
-    return (1 - z) * n + z * prev_h, np.concatenate([rz, n], axis=1), q
+        z_n = zx[:, 2 * H :] + np.dot(q, Wh[:, 2 * H :]) + bh[2 * H :]
+    if clip is not None:
+        z_n, free_n = _bounded(z_n, clip)
+        free = np.concatenate([free, free_n], axis=1)
+    n, z = np.tanh(z_n), rz[:, H:]
+    return (1 - z) * n + z * prev_h, np.concatenate([rz, n], axis=1), q, free
 
 
 def _gru_cell_backward(
-    dnext_h: np.ndarray, gates: np.ndarray, q: np.ndarray, prev_h: np.ndarray, Wh: np.ndarray, reset_after: bool
+    dnext_h: np.ndarray,
+    gates: np.ndarray,
+    q: np.ndarray,
+    prev_h: np.ndarray,
+    Wh: np.ndarray,
+    reset_after: bool,
+    free: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Apply (27) to (34); return the gradients dzx and dzh (N, 3H), and dprev_h."""
     H = prev_h.shape[1]
     r, z, n = np.split(gates, 3, axis=1)
     dn = dnext_h * (1 - z) * (1 - n**2)
     dz = dnext_h * (prev_h - n) * z * (1 - z)
+    r_left = 1 - r
+    if free is not None:
+        r_left, dz, dn = (part * there for part, there in zip((r_left, dz, dn), np.split(free, 3, axis=1), strict=True))
     if reset_after:
-        dr = dn * q * r * (1 - r)
+        dr = dn * q * r * r_left
         dzh = np.concatenate([dr, dz, dn * r], axis=1)
         return np.concatenate([dr, dz, dn], axis=1), dzh, dnext_h * z + np.dot(dzh, Wh.T)
     dq = np.dot(dn, Wh[:, 2 * H :].T)
-    dzh = np.concatenate([dq * prev_h * r * (1 - r), dz, dn], axis=1)
+    dzh = np.concatenate([dq * prev_h * r * r_left, dz, dn], axis=1)
     return dzh, dzh, dnext_h * z + np.dot(dzh[:, : 2 * H], Wh[:, : 2 * H].T) + dq * r
 
 

@@ -36,12 +36,13 @@ FAMILY = _recurrent.family(CELL, RNNCache, RNNState)
 RELU_FAMILY = _recurrent.family(RELU, RNNReluCache, RNNState)
 
 
-def family(activation: str) -> _recurrent.Family:
-    """With which activation, "tanh" or "relu"."""
+def family(activation: str, clip: float | None = None) -> _recurrent.Family:
+    """With which activation, "tanh" or "relu", and which bound of what goes into it."""
+    found = FAMILY
     if activation != "tanh":
         check_choice("activation", activation, ("tanh", "relu"))
-        return RELU_FAMILY
-    return FAMILY
+        found = RELU_FAMILY
+    return found if clip is None else _recurrent.clipped(found, clip)
 
 
 def _family_of(cache: Any) -> _recurrent.Family:
@@ -92,6 +93,7 @@ def rnn_forward(
     b: Any,
     *,
     activation: Literal["tanh", "relu"] = "tanh",
+    clip: float | None = None,
     lengths: Any = None,
     reverse: bool = False,
     resets: Any = None,
@@ -117,6 +119,9 @@ def rnn_forward(
         Bias.
     activation : {"tanh", "relu"}, default "tanh"
         What makes the hidden state.
+    clip : float, optional
+        Largest magnitude of what goes into the activation, as that of ONNX nodes; what exceeds it is cut off, and has
+        no gradient.
     lengths : array_like of integers of shape (N,), optional
         Valid steps of each sequence, 0 to T, in any order; T without it. The steps behind them are not read, take no
         time, and are zero in each result.
@@ -182,7 +187,7 @@ def rnn_forward(
             [0.7452]]])
     """
     return _recurrent.forward(
-        family(activation),
+        family(activation, clip),
         x,
         (h0,),
         Wx,
@@ -271,6 +276,7 @@ def rnn_step_forward(
     b: Any,
     *,
     activation: Literal["tanh", "relu"] = "tanh",
+    clip: float | None = None,
     keep_cache: Literal[True] = True,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, RNNCache | RNNReluCache]: ...
@@ -283,6 +289,7 @@ def rnn_step_forward(
     b: Any,
     *,
     activation: Literal["tanh", "relu"] = "tanh",
+    clip: float | None = None,
     keep_cache: Literal[False],
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, None]: ...
@@ -295,6 +302,7 @@ def rnn_step_forward(
     b: Any,
     *,
     activation: Literal["tanh", "relu"] = "tanh",
+    clip: float | None = None,
     keep_cache: bool,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, RNNCache | RNNReluCache | None]: ...
@@ -306,6 +314,7 @@ def rnn_step_forward(
     b: Any,
     *,
     activation: Literal["tanh", "relu"] = "tanh",
+    clip: float | None = None,
     keep_cache: bool = True,
     num_threads: int | None = None,
 ) -> tuple[np.ndarray, RNNCache | RNNReluCache | None]:
@@ -324,8 +333,8 @@ def rnn_step_forward(
         Weights of the hidden state.
     b : array_like of shape (H,)
         Bias.
-    activation : {"tanh", "relu"}, default "tanh"
-        What makes the hidden state.
+    activation, clip : optional
+        As for `rnn_forward`.
     keep_cache : bool, default True
         Whether to keep what `rnn_step_backward` needs.
     num_threads : int, optional
@@ -360,7 +369,8 @@ def rnn_step_forward(
     >>> next_h.round(4)
     array([[0.4621]])
     """
-    next_h, cache = _recurrent.step_forward(family(activation), x, (prev_h,), Wx, Wh, (b,), keep_cache, num_threads)
+    of = family(activation, clip)
+    next_h, cache = _recurrent.step_forward(of, x, (prev_h,), Wx, Wh, (b,), keep_cache, num_threads)
     return next_h, cache
 
 

@@ -1,13 +1,13 @@
 """Streams: cells that keep packed weights and their state from call to call, for steps in real time."""
 
+import math
 import time
 from typing import Any
 
 import numpy as np
 
 from rnnkernels import _recorder as recorder
-from rnnkernels import _sequence, lstm
-from rnnkernels._checks.settings import check_choice
+from rnnkernels import _sequence, gru, lstm, rnn
 from rnnkernels._checks.streams import check_for_stream, check_out, check_rows, check_states
 from rnnkernels._memory import aligned_empty, aligned_zeros, empty
 from rnnkernels._packed import PackedWeights
@@ -16,10 +16,6 @@ from rnnkernels._threads import segments, start, wait_for
 from rnnkernels._tuning import UNSEEN_FLOPS
 from rnnkernels.kernels import nopython, passes, simd
 from rnnkernels.kernels.cell import cells
-from rnnkernels.kernels.gru import CELL as GRU
-from rnnkernels.kernels.gru import RESET_BEFORE
-from rnnkernels.kernels.rnn import CELL as RNN
-from rnnkernels.kernels.rnn import RELU as RNN_RELU
 
 
 class Stream:
@@ -52,7 +48,7 @@ class Stream:
         """Copy and pickle by the arguments that make the same stream: packed weights differ from host to host."""
         states = {name: state.copy() for name, state in self._states.items()}
         packed = self.packed
-        return _reopened, (type(self), packed.cell.key, packed.parameters, states, packed.cell_clip)
+        return _reopened, (type(self), packed.cell.key, packed.parameters, states, packed.cell_clip, packed.cell.clip)
 
     def __repr__(self) -> str:
         N, D = self._x_shape
@@ -197,10 +193,12 @@ def _reopened(
     parameters: dict[str, np.ndarray],
     states: dict[str, np.ndarray],
     cell_clip: float | None = None,
+    clip: float = math.inf,
 ) -> Stream:
     biases = dict(parameters)
     Wx, Wh = biases.pop("Wx"), biases.pop("Wh")
-    return open_stream(kind, PackedWeights(cells[key], Wx, Wh, biases, cell_clip), states, None)
+    cell = cells[key]._replace(clip=clip)
+    return open_stream(kind, PackedWeights(cell, Wx, Wh, biases, cell_clip), states, None)
 
 
 def open_stream(kind: type[Stream], packed: PackedWeights, states: dict[str, Any], batch_size: int | None) -> Any:
@@ -225,6 +223,8 @@ class RNNStream(Stream):
         Hidden state before the first step; zero without it.
     activation : {"tanh", "relu"}, default "tanh"
         What makes the hidden state.
+    clip : float, optional
+        As for `rnn_forward`.
     batch_size : int, optional
         Sequences N that go side by side; without it as many as `h0` has, or one.
 
@@ -257,10 +257,17 @@ class RNNStream(Stream):
     __slots__ = ()
 
     def __init__(
-        self, Wx: Any, Wh: Any, b: Any, h0: Any = None, *, activation: str = "tanh", batch_size: int | None = None
+        self,
+        Wx: Any,
+        Wh: Any,
+        b: Any,
+        h0: Any = None,
+        *,
+        activation: str = "tanh",
+        clip: float | None = None,
+        batch_size: int | None = None,
     ) -> None:
-        check_choice("activation", activation, ("tanh", "relu"))
-        cell = RNN if activation == "tanh" else RNN_RELU
+        cell = rnn.family(activation, clip).cell
         self._open(PackedWeights(cell, Wx, Wh, {"b": b}), {"h0": h0}, batch_size)
 
     def reset(self, h0: Any = None, *, rows: Any = None) -> None:
@@ -294,7 +301,7 @@ class LSTMStream(Stream):
         Bias, same order.
     h0, c0 : array_like of shape (N, H), optional
         Hidden state and cell state before the first step; zero without them.
-    projection, peepholes, coupled, cell_clip : optional
+    projection, peepholes, coupled, cell_clip, clip : optional
         As for `lstm_forward`. With a projection (H, P) hidden states have P columns, those of `step` and `steps`, too.
     batch_size : int, optional
         Sequences N that go side by side; without it as many as `h0` or `c0` has, or one.
@@ -351,9 +358,10 @@ class LSTMStream(Stream):
         peepholes: Any = None,
         coupled: bool = False,
         cell_clip: float | None = None,
+        clip: float | None = None,
         batch_size: int | None = None,
     ) -> None:
-        cell = lstm.family(projection, peepholes, coupled, cell_clip).cell
+        cell = lstm.family(projection, peepholes, coupled, cell_clip, clip).cell
         biases = {"b": b, "peepholes": peepholes, "projection": projection}
         self._open(PackedWeights(cell, Wx, Wh, biases, cell_clip), {"h0": h0, "c0": c0}, batch_size)
 
@@ -397,6 +405,8 @@ class GRUStream(Stream):
         Bias of the hidden state, same order; zero without it.
     reset_after : bool, default True
         Whether the reset gate acts after the product with Wh, see `gru_forward`.
+    clip : float, optional
+        As for `gru_forward`.
     batch_size : int, optional
         Sequences N that go side by side; without it as many as `h0` has, or one.
 
@@ -435,9 +445,10 @@ class GRUStream(Stream):
         *,
         bh: Any = None,
         reset_after: bool = True,
+        clip: float | None = None,
         batch_size: int | None = None,
     ) -> None:
-        cell = GRU if reset_after else RESET_BEFORE
+        cell = gru.family(reset_after, clip).cell
         self._open(PackedWeights(cell, Wx, Wh, {"b": b, "bh": bh}), {"h0": h0}, batch_size)
 
     def reset(self, h0: Any = None, *, rows: Any = None) -> None:

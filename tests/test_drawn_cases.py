@@ -116,6 +116,8 @@ def draw_case(rng):
             values["peepholes"] = normal(G - 1, H) / 2
         if rng.random() < 0.6 or (values["peepholes"] is None and "coupled" not in options):
             options["cell_clip"] = float(rng.choice([0.25, 1.0, np.inf]))
+    if rng.random() < 0.2:
+        options["clip"] = float(rng.choice([0.5, 2.0, 8.0]))
     values["dh"] = [None, normal(N, P), *[normal(N, T, P)] * 4][rng.integers(6)]
     share = rng.choice([0, 0.8])
     for name in cell.states:

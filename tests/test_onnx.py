@@ -139,7 +139,7 @@ def test_default_activations_and_zero_peepholes__are_taken(rng):
     [
         ("RNN", {"activations": ["Elu"]}, r"`activations` of the RNN node 'it' must be .*; got \['Elu'\]"),
         ("LSTM", {"activations": ["Sigmoid", "Tanh", "Affine"]}, "`activations` of the LSTM node 'it'"),
-        ("LSTM", {"clip": 3.0}, "`clip` of the LSTM node 'it' must be 0.0.* got 3.0"),
+        ("LSTM", {"clip": -3.0}, "`clip` must be positive"),
         ("LSTM", {"input_forget": 2}, "`input_forget` of the LSTM node 'it' must be 0 or 1"),
     ],
 )
@@ -163,6 +163,34 @@ def test_variants_of_lstm__compute_what_the_runtime_does(rng, direction, attribu
         model.graph.initializer.append(onnx.numpy_helper.from_array(P, "P"))
     for got, want in zip(rnnkernels.onnx.load(model).run(given).values(), run_elsewhere(model, given), strict=True):
         np.testing.assert_allclose(got, want, **TOLERANCE)
+
+
+@pytest.mark.parametrize("clip", [0.1, 4.0])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("RNN", {}),
+        ("RNN", {"activations": ["Relu"]}),
+        *[("GRU", {"linear_before_reset": way}) for way in (0, 1)],
+        *[("LSTM", {"input_forget": way}) for way in (0, 1)],
+    ],
+)
+def test_clip__computes_what_the_runtime_does(rng, op, attributes, direction, clip):
+    if direction == "bidirectional" and "activations" in attributes:
+        attributes = {"activations": 2 * attributes["activations"]}
+    model, given = make_recurrent(rng, op, direction, inputs="X W R B - h0", clip=clip, **attributes)
+    given["X"] = 3 * given["X"]
+    model.graph.node[0].input.extend([""] * 2 * (op == "LSTM"))
+    if op == "LSTM":
+        P = rng.standard_normal((2 if direction == "bidirectional" else 1, 15)).astype(np.float32)
+        model.graph.node[0].input[7] = "P"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(P, "P"))
+    got = rnnkernels.onnx.load(model).run(given)["Y"]
+    np.testing.assert_allclose(got, run_elsewhere(model, given)[0], **TOLERANCE)
+    attribute = next(each for each in model.graph.node[0].attribute if each.name == "clip")
+    attribute.f = 100.0
+    assert np.abs(rnnkernels.onnx.load(model).run(given)["Y"] - got).max() > 1e-3
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])

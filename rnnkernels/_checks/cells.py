@@ -213,6 +213,21 @@ def check_layer(
     return Wx, Wh, tuple(checked)
 
 
+def check_bound(name: str, bound: Any, of_what: str) -> float:
+    """Return the largest magnitude of something.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no positive number.
+    """
+    if isinstance(bound, bool) or not isinstance(bound, (int, float, np.integer, np.floating)):
+        raise TypeError(f"`{name}` must be a number; got {type(bound).__name__}.")
+    if not bound > 0:
+        raise ValueError(f"`{name}` must be positive, the largest magnitude of {of_what}; got {bound}.")
+    return float(bound)
+
+
 def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.ndarray | None:
     """Return peepholes and the bound of the cell state as the bias of the cell that is for its row functions.
 
@@ -223,19 +238,14 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
     TypeError, ValueError
         If the peepholes do not fit the weights, or the bound is not positive.
     """
-    if cell_clip is None:
-        cell_clip = math.inf
-    if isinstance(cell_clip, bool) or not isinstance(cell_clip, (int, float, np.integer, np.floating)):
-        raise TypeError(f"`cell_clip` must be a number; got {type(cell_clip).__name__}.")
-    if not cell_clip > 0:
-        raise ValueError(f"`cell_clip` must be positive, the largest magnitude of a cell state; got {cell_clip}.")
+    cell_clip = math.inf if cell_clip is None else check_bound("cell_clip", cell_clip, "a cell state")
     Wh = check_given_float("Wh", Wh)
     if Wh.ndim != 2:
         return None
     seen = len(cell.gates) - 1
     H = Wh.shape[1] // len(cell.gates) if cell.projected else len(Wh)
     if peepholes is None:
-        return _bound_alone(seen, H, float(cell_clip), Wh.dtype)
+        return _bound_alone(seen, H, cell_clip, Wh.dtype)
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
     own = np.zeros((seen + 1, H), peepholes.dtype)

@@ -31,7 +31,6 @@ CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "activations": (["Tanh"], ["Relu"], ["Sigmoid", "Tanh"], ["Sigmoid", "Tanh", "Tanh"]),
         "activation_alpha": ([],),
         "activation_beta": ([],),
-        "clip": (0.0,),
         "input_forget": (0, 1),
     },
 }
@@ -67,7 +66,7 @@ def check_no_projection(owner: str, names: Iterable[str]) -> None:
             raise ValueError(f"`{name}` must not be there: no LSTM of {owner} projects its hidden state.")
 
 
-def check_plain_cell(owner: str, own: int) -> None:
+def check_plain_cell(owner: str, has_more: bool) -> None:
     """Reject a layer with peepholes, coupled gates or a clip where others have no place for them.
 
     Raises
@@ -75,7 +74,7 @@ def check_plain_cell(owner: str, own: int) -> None:
     ValueError
         If it is one.
     """
-    if own:
+    if has_more:
         raise ValueError(f"The {owner} must have neither peepholes nor coupled gates nor a clip to be converted.")
 
 

@@ -4,6 +4,7 @@ One direction of one layer is `Wx`, `Wh`, `b`, `bh` of a GRU, and `projection` o
 each name ends in `_l0`, `_l1`, ...; the second direction ends in `_reverse`, as in `Wx_l1_reverse`.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -200,8 +201,9 @@ def source_of(parameters: Any, reset_after: bool | None = None) -> tuple[Mapping
     """Weights of a layer, or a dict of them, and where its reset gate acts."""
     if not isinstance(parameters, Layer):
         return parameters, reset_after is not False
-    check_plain_cell(type(parameters).__name__, parameters._family.cell.own)
-    own = bool(dict(parameters._family.cell.options).get("reset_after", True))
+    cell = parameters._family.cell
+    check_plain_cell(type(parameters).__name__, cell.own > 0 or cell.clip < math.inf)
+    own = bool(dict(cell.options).get("reset_after", True))
     check_same("reset_after", reset_after, own)
     return parameters.parameters, own
 

@@ -134,6 +134,8 @@ def from_onnx_node(
     parts, options = directions(weights), dict[str, Any]()
     if node.op == "GRU" and not attributes.get("linear_before_reset", 0):
         options["reset_after"] = False
+    if attributes.get("clip", 0) != 0:
+        options["clip"] = attributes["clip"]
     if attributes.get("activations") == ["Relu"]:
         options["activation"] = "relu"
     if peepholes is not None and np.any(peepholes):
@@ -190,8 +192,7 @@ def from_onnx(source: Any, node: str | int | None = None) -> Layer:
     ModuleNotFoundError
         If the package onnx is not installed, which is the extra `onnx`.
     TypeError, ValueError
-        If there is no such node, its weights are not constant, or it has what no cell here has: clipping, other
-        activations.
+        If there is no such node, its weights are not constant, or it has what no cell here has, other activations.
 
     See Also
     --------

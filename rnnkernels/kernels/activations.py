@@ -15,6 +15,9 @@ References
 .. [1] J.-M. Muller, "Elementary Functions: Algorithms and Implementation", 3rd ed., Birkhaeuser, 2016, ch. 11.
 """
 
+import math
+from collections import namedtuple
+
 import numpy as np
 
 from rnnkernels.kernels.jit import EntryPoints, inlined, kernel
@@ -31,7 +34,9 @@ from rnnkernels.kernels.simd import (
     load,
     load_first,
     negative,
+    reduce_max,
     scale_by_power_of_two,
+    splat,
     store,
     store_first,
     where_negative,
@@ -46,6 +51,12 @@ SHIFTER = float(3 << 22), float(3 << 51)
 
 EXP_IS_ZERO = -105.0, -746.0
 TANH_IS_ONE = 9.25, 19.25
+
+SAME = 1e-6, 1e-15
+"""Relative difference of two values of an activation that are told apart."""
+
+Bounds = namedtuple("Bounds", "clip sigmoid tanh")
+Bounds.__doc__ = """Where activations of arguments within -clip .. clip end: tanh, and sigmoid less 0.5."""
 
 
 @inlined
@@ -77,15 +88,26 @@ def _reduce(x):
 @inlined
 def exp_of_negative(x):
     """exp(x) for x <= 0; subnormal results are rounded once."""
-    x = clamp_below(x, by_dtype(x, EXP_IS_ZERO[0], EXP_IS_ZERO[1]))
-    shifted, m = _reduce(x)
+    return _exp_from(x, by_dtype(x, EXP_IS_ZERO[0], EXP_IS_ZERO[1]))
+
+
+@inlined
+def _exp_from(x, least):
+    """exp(x) for x <= 0, and for what is less than `least` as of that."""
+    shifted, m = _reduce(clamp_below(x, least))
     return scale_by_power_of_two(m + 1.0, shifted, by_dtype(x, SHIFTER[0], SHIFTER[1]))
 
 
 @inlined
 def sigmoid(x):
     """Logistic function, equation (2)."""
-    e = exp_of_negative(copysign(x, -1.0))
+    return sigmoid_within(x, math.inf)
+
+
+@inlined
+def sigmoid_within(x, clip):
+    """Logistic function of x within -clip .. clip: a bound takes the place of the one there is anyway."""
+    e = _exp_from(copysign(x, -1.0), clamp_below(by_dtype(x, EXP_IS_ZERO[0], EXP_IS_ZERO[1]), -clip))
     s = where_negative(x, e, 1.0)
     return fma(negative(s), e / (e + 1.0), s)
 
@@ -93,12 +115,39 @@ def sigmoid(x):
 @inlined
 def tanh(x):
     """Hyperbolic tangent, equation (3)."""
-    magnitude = clamp_above(absolute(x), by_dtype(x, TANH_IS_ONE[0], TANH_IS_ONE[1]))
+    return tanh_within(x, math.inf)
+
+
+@inlined
+def tanh_within(x, clip):
+    """Hyperbolic tangent of x within -clip .. clip."""
+    magnitude = clamp_above(absolute(x), clamp_above(by_dtype(x, TANH_IS_ONE[0], TANH_IS_ONE[1]), clip))
     shifted, m = _reduce(magnitude + magnitude)
     power = half_power_of_two(shifted, by_dtype(x, SHIFTER[0], SHIFTER[1]))
     m = fma(m, power, power - 0.5)
     s = clamp_above(m, 1.0)
     return copysign(fma(negative(s), s / (m + 1.0), s), x)
+
+
+@inlined
+def bounds_within(like, clip):
+    """Bounds of activations for arrays like this one."""
+    if clip == math.inf:
+        return Bounds(clip, 0.5, 1.0)
+    most, less = splat(like, clip), 1.0 - (SAME[0] if is_float32(like) else SAME[1])
+    return Bounds(clip, (reduce_max(sigmoid(most)) - 0.5) * less, reduce_max(tanh(most)) * less)
+
+
+@inlined
+def where_sigmoid_is_free(value, bounds, slope):
+    """`slope`, or 0 in the lanes where the argument of this sigmoid was clipped."""
+    return where_negative(bounds.sigmoid - absolute(value - 0.5), 0.0, slope)
+
+
+@inlined
+def where_tanh_is_free(value, bounds, slope):
+    """`slope`, or 0 in the lanes where the argument of this tanh was clipped."""
+    return where_negative(bounds.tanh - absolute(value), 0.0, slope)
 
 
 @kernel

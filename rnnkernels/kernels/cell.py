@@ -1,5 +1,6 @@
 """What a cell is to the rest of the package: a description, and three kernels."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,8 @@ class Cell(NamedTuple):
     """What it is beside the cell that is meant when nothing more is said."""
     options: tuple[tuple[str, Any], ...] = ()
     """Arguments of the functions of the cell that ask for it."""
+    clip: float = math.inf
+    """Largest magnitude of what goes into the activations of its gates; kernels have it as an argument."""
 
     @property
     def key(self) -> str:
@@ -94,8 +97,11 @@ def _arrays(element: Any, *axes: int) -> tuple[Any, ...]:
     return tuple(types.Array(element, count, "C") for count in axes)
 
 
+SCALARS = {"i": types.int64, "?": types.boolean, "d": types.float64}
+
+
 def _scalars(kinds: str) -> tuple[Any, ...]:
-    return tuple(types.boolean if kind == "?" else types.int64 for kind in kinds)
+    return tuple(SCALARS[kind] for kind in kinds)
 
 
 SIGNATURES = {
@@ -106,7 +112,7 @@ SIGNATURES = {
         *_arrays(types.int64, 2),
         *_arrays(element, 1),
         *_arrays(types.int64, 3, 1),
-        *_scalars("ii?iiiii?"),
+        *_scalars("ii?iiiii?d"),
     ),
     "backward": lambda element, biases: (
         *_arrays(element, 2, 2, 2, 2, 3, 3, 2, 2, 2, 2, 2, 2, 2),
@@ -114,7 +120,7 @@ SIGNATURES = {
         *_arrays(types.int64, 2),
         *_arrays(element, 1),
         *_arrays(types.int64, 3, 1),
-        *_scalars("ii?iiii??"),
+        *_scalars("ii?iiii??d"),
     ),
     "stream": lambda element, biases: (*_arrays(element, 2, 1, 1, 2), *_scalars("iii")),
 }

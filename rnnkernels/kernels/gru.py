@@ -24,7 +24,9 @@ Where the reset gate acts before the product, q = r * h[t-1] takes the place of 
     dWh_n = q.T @ dm_n                                                          (10')
 """
 
-from rnnkernels.kernels.activations import sigmoid, tanh
+import math
+
+from rnnkernels.kernels.activations import sigmoid_within, tanh_within, where_sigmoid_is_free, where_tanh_is_free
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
@@ -38,20 +40,21 @@ KEPT = 4
 
 @inlined
 def gru_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
-                     own0):  # fmt: skip
+                     own0, clip):  # fmt: skip
     """Units `first .. end` of a row: equations (2) to (4)."""
     step = lanes(work)
     for unit in range(first, end):
         j, q, k = unit * step, unit * step * GATES, unit * step * KEPT
-        r = sigmoid(load(work, z + q) + load(work, product + q))
+        r = sigmoid_within(load(work, z + q) + load(work, product + q), clip)
         m = load(work, product + q + 2 * step)
         store(tape, tape0 + k, r)
-        store(tape, tape0 + k + step, sigmoid(load(work, z + q + step) + load(work, product + q + step)))
+        u = sigmoid_within(load(work, z + q + step) + load(work, product + q + step), clip)
+        store(tape, tape0 + k + step, u)
         store(tape, tape0 + k + 2 * step, fma(r, m, load(work, z + q + 2 * step)))
         store(tape, tape0 + k + 3 * step, m)
     for unit in range(first, end):
         j, k = unit * step, unit * step * KEPT
-        n = tanh(load(tape, tape0 + k + 2 * step))
+        n = tanh_within(load(tape, tape0 + k + 2 * step), clip)
         store(tape, tape0 + k + 2 * step, n)
         value = without_tiny(fma(load(tape, tape0 + k + step), load(work, h_prev + j) - n, n))
         store(work, h + j, value)
@@ -66,7 +69,7 @@ def gru_cell_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def gru_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                      h, dz, dm, own, own0):  # fmt: skip
+                      h, dz, dm, own, own0, bounds):  # fmt: skip
     """Units `first .. end` of a row: equations (5) to (8), and the middle term of (9)."""
     step = lanes(work)
     for unit in range(first, end):
@@ -75,10 +78,15 @@ def gru_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
         n, m = load(tape, tape0 + k + 2 * step), load(tape, tape0 + k + 3 * step)
         store(work, h + j, load(track, track_next + j))
         dh_t = load(work, dh + j)
-        dz_n = without_tiny(dh_t * (1.0 - u) * fma(negative(n), n, 1.0))
-        dz_z = without_tiny(dh_t * (load(track, track_prev + j) - n) * u * (1.0 - u))
+        r_left, u_left, slope = 1.0 - r, 1.0 - u, fma(negative(n), n, 1.0)
+        if bounds.clip < math.inf:
+            r_left = where_sigmoid_is_free(r, bounds, r_left)
+            u_left = where_sigmoid_is_free(u, bounds, u_left)
+            slope = where_tanh_is_free(n, bounds, slope)
+        dz_n = without_tiny(dh_t * (1.0 - u) * slope)
+        dz_z = without_tiny(dh_t * (load(track, track_prev + j) - n) * u * u_left)
         dm_n = without_tiny(dz_n * r)
-        dz_r = without_tiny(dm_n * m * (1.0 - r))
+        dz_r = without_tiny(dm_n * m * r_left)
         store(work, dz + q, dz_r)
         store(work, dz + q + step, dz_z)
         store(work, dz + q + 2 * step, dz_n)
@@ -89,27 +97,28 @@ def gru_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
 
 
 @inlined
-def gru_before_between(first, end, work, z, product, h_prev, q, tape, tape0):
+def gru_before_between(first, end, work, z, product, h_prev, q, tape, tape0, clip):
     """Units `first .. end` of a row: equation (2), and q."""
     step = lanes(work)
     for unit in range(first, end):
         j, gates, m, k = unit * step, unit * step * GATES, unit * step * EARLY, unit * step * KEPT
-        r = sigmoid(load(work, z + gates) + load(work, product + m))
+        r = sigmoid_within(load(work, z + gates) + load(work, product + m), clip)
         reset = r * load(work, h_prev + j)
         store(tape, tape0 + k, r)
-        store(tape, tape0 + k + step, sigmoid(load(work, z + gates + step) + load(work, product + m + step)))
+        u = sigmoid_within(load(work, z + gates + step) + load(work, product + m + step), clip)
+        store(tape, tape0 + k + step, u)
         store(tape, tape0 + k + 3 * step, reset)
         store(work, q + j, reset)
 
 
 @inlined
 def gru_before_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
-                            own0):  # fmt: skip
+                            own0, clip):  # fmt: skip
     """Units `first .. end` of a row: equations (3') and (4)."""
     step = lanes(work)
     for unit in range(first, end):
         j, k = unit * step, unit * step * KEPT
-        n = tanh(load(work, z + unit * step * GATES + 2 * step) + load(work, product + j))
+        n = tanh_within(load(work, z + unit * step * GATES + 2 * step) + load(work, product + j), clip)
         u = load(tape, tape0 + k + step)
         value = without_tiny(fma(u, load(work, h_prev + j) - n, n))
         store(tape, tape0 + k + 2 * step, n)
@@ -119,7 +128,7 @@ def gru_before_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0
 
 @inlined
 def gru_before_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                             h, dz, dm, own, own0):  # fmt: skip
+                             h, dz, dm, own, own0, bounds):  # fmt: skip
     """Units `first .. end` of a row: equations (5) and (6), dm_n, and the second term of (9')."""
     step = lanes(work)
     for unit in range(first, end):
@@ -127,21 +136,29 @@ def gru_before_cell_backward(first, end, tape, tape0, track, track_prev, track_n
         u, n = load(tape, tape0 + k + step), load(tape, tape0 + k + 2 * step)
         store(work, h + j, load(track, track_next + j))
         dh_t = load(work, dh + j)
-        dz_n = without_tiny(dh_t * (1.0 - u) * fma(negative(n), n, 1.0))
-        store(work, dz + gates + step, without_tiny(dh_t * (load(track, track_prev + j) - n) * u * (1.0 - u)))
+        u_left, slope = 1.0 - u, fma(negative(n), n, 1.0)
+        if bounds.clip < math.inf:
+            u_left = where_sigmoid_is_free(u, bounds, u_left)
+            slope = where_tanh_is_free(n, bounds, slope)
+        dz_n = without_tiny(dh_t * (1.0 - u) * slope)
+        store(work, dz + gates + step, without_tiny(dh_t * (load(track, track_prev + j) - n) * u * u_left))
         store(work, dz + gates + 2 * step, dz_n)
         store(work, dm + j, dz_n)
         store(work, dh_prev + j, fma(dh_t, u, load(work, dh_prev + j)))
 
 
 @inlined
-def gru_before_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm):
+def gru_before_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm,
+                                bounds):  # fmt: skip
     """Units `first .. end` of a row: equation (7''), dm of r and z, and the third term of (9')."""
     step = lanes(work)
     for unit in range(first, end):
         j, gates, m, k = unit * step, unit * step * GATES, unit * step * EARLY, unit * step * KEPT
         r, dq_r = load(tape, tape0 + k), load(work, dq + j) * load(tape, tape0 + k)
-        dz_r = without_tiny(dq_r * load(track, track_prev + j) * (1.0 - r))
+        r_left = 1.0 - r
+        if bounds.clip < math.inf:
+            r_left = where_sigmoid_is_free(r, bounds, r_left)
+        dz_r = without_tiny(dq_r * load(track, track_prev + j) * r_left)
         store(work, q + j, load(tape, tape0 + k + 3 * step))
         store(work, dz + gates, dz_r)
         store(work, dm + m, dz_r)

@@ -16,7 +16,7 @@ i, f, o, g. The tape keeps the gates, the track c; h comes back from them by (4)
 
 With peepholes the gates see the cell state, which a clip keeps within bounds::
 
-    i, f = sigmoid(z_i + p_i * c[t-1]), sigmoid(z_f + p_f * c[t-1])             (2')
+    i, f = sigmoid_within(z_i + p_i * c[t-1]), sigmoid(z_f + p_f * c[t-1])             (2', clip)
     o    = sigmoid(z_o + p_o * c[t])                                            (2'')
     c[t] = clip(f * c[t-1] + i * g, -bound, bound)                              (3')
 
@@ -31,6 +31,9 @@ input and forget gate are coupled, f = 1 - i, and gates are in the order i, o, g
     dz_i    = dc[t] * (g - c[t-1]) * i * (1 - i)                                (6')
     dc[t-1] = dc[t] * (1 - i) + dz_i * p_i                                      (8'')
 
+Where a clip bounds what goes into the activations of (2), z takes the place of clip(z, -bound, bound) there, p * c
+included, and dz is 0 where it was cut off.
+
 With a projection Wp the units make m, and h is the product of that, in the order that `passes` has::
 
     m[t] = o * tanh(c[t]),   h[t] = m[t] @ Wp                                   (4')
@@ -41,7 +44,13 @@ With a projection Wp the units make m, and h is the product of that, in the orde
 
 import math
 
-from rnnkernels.kernels.activations import sigmoid, tanh
+from rnnkernels.kernels.activations import (
+    sigmoid_within,
+    tanh,
+    tanh_within,
+    where_sigmoid_is_free,
+    where_tanh_is_free,
+)
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.passes import passes_of
@@ -65,7 +74,7 @@ COUPLED_GATES = 3
 
 @inlined
 def lstm_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
-                      own0):  # fmt: skip
+                      own0, clip):  # fmt: skip
     """Units `first .. end` of a row: equations (2) to (4).
 
     In two loops, so that no tanh waits for the sigmoids of its own unit: such chains are longer than what a processor
@@ -74,16 +83,16 @@ def lstm_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, trac
     step = lanes(work)
     for u in range(first, end):
         j, q = u * step, u * step * GATES
-        i = sigmoid(load(work, z + q))
-        f = sigmoid(load(work, z + q + step))
-        g = tanh(load(work, z + q + 3 * step))
+        i = sigmoid_within(load(work, z + q), clip)
+        f = sigmoid_within(load(work, z + q + step), clip)
+        g = tanh_within(load(work, z + q + 3 * step), clip)
         store(tape, tape0 + q, i)
         store(tape, tape0 + q + step, f)
         store(tape, tape0 + q + 3 * step, g)
         store(track, track_next + j, without_tiny(fma(f, load(track, track_prev + j), i * g)))
     for u in range(first, end):
         j, q = u * step, u * step * GATES
-        o = sigmoid(load(work, z + q + 2 * step))
+        o = sigmoid_within(load(work, z + q + 2 * step), clip)
         store(tape, tape0 + q + 2 * step, o)
         store(work, h + j, without_tiny(o * tanh(load(track, track_next + j))))
 
@@ -99,7 +108,7 @@ def lstm_cell_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def lstm_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                       h, dz, dm, own, own0):  # fmt: skip
+                       h, dz, dm, own, own0, bounds):  # fmt: skip
     """Units `first .. end` of a row: equations (4) to (8)."""
     step = lanes(work)
     for u in range(first, end):
@@ -112,24 +121,30 @@ def lstm_cell_backward(first, end, tape, tape0, track, track_prev, track_next, w
         dc_t = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
         dc_i = dc_t * i
         dc_f = without_tiny(dc_t * f)
-        store(work, dz + q, without_tiny(dc_i * g * (1.0 - i)))
-        store(work, dz + q + step, without_tiny(dc_f * load(track, track_prev + j) * (1.0 - f)))
-        store(work, dz + q + 2 * step, without_tiny(dh_o * tanh_c * (1.0 - o)))
-        store(work, dz + q + 3 * step, without_tiny(dc_i * fma(negative(g), g, 1.0)))
+        i_left, f_left, o_left, slope = 1.0 - i, 1.0 - f, 1.0 - o, fma(negative(g), g, 1.0)
+        if bounds.clip < math.inf:
+            i_left = where_sigmoid_is_free(i, bounds, i_left)
+            f_left = where_sigmoid_is_free(f, bounds, f_left)
+            o_left = where_sigmoid_is_free(o, bounds, o_left)
+            slope = where_tanh_is_free(g, bounds, slope)
+        store(work, dz + q, without_tiny(dc_i * g * i_left))
+        store(work, dz + q + step, without_tiny(dc_f * load(track, track_prev + j) * f_left))
+        store(work, dz + q + 2 * step, without_tiny(dh_o * tanh_c * o_left))
+        store(work, dz + q + 3 * step, without_tiny(dc_i * slope))
         store(dtrack, dtrack0 + j, dc_f)
 
 
 @inlined
 def peephole_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
-                          own0):  # fmt: skip
+                          own0, clip):  # fmt: skip
     """Units `first .. end` of a row: equations (2') to (4)."""
     step = lanes(work)
     for u in range(first, end):
         j, q = u * step, u * step * GATES
         c = load(track, track_prev + j)
-        i = sigmoid(fma(load(own, own0 + q), c, load(work, z + q)))
-        f = sigmoid(fma(load(own, own0 + q + step), c, load(work, z + q + step)))
-        g = tanh(load(work, z + q + 3 * step))
+        i = sigmoid_within(fma(load(own, own0 + q), c, load(work, z + q)), clip)
+        f = sigmoid_within(fma(load(own, own0 + q + step), c, load(work, z + q + step)), clip)
+        g = tanh_within(load(work, z + q + 3 * step), clip)
         store(tape, tape0 + q, i)
         store(tape, tape0 + q + step, f)
         store(tape, tape0 + q + 3 * step, g)
@@ -137,7 +152,7 @@ def peephole_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, 
     for u in range(first, end):
         j, q = u * step, u * step * GATES
         c = load(track, track_next + j)
-        o = sigmoid(fma(load(own, own0 + q + 2 * step), c, load(work, z + q + 2 * step)))
+        o = sigmoid_within(fma(load(own, own0 + q + 2 * step), c, load(work, z + q + 2 * step)), clip)
         store(tape, tape0 + q + 2 * step, o)
         store(work, h + j, without_tiny(o * tanh(c)))
 
@@ -156,7 +171,7 @@ def where_inside(x, bound, value):
 
 @inlined
 def peephole_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                           h, dz, dm, own, own0):  # fmt: skip
+                           h, dz, dm, own, own0, bounds):  # fmt: skip
     """Units `first .. end` of a row: equations (4) to (8'), and the terms of (9')."""
     step = lanes(work)
     for u in range(first, end):
@@ -167,16 +182,22 @@ def peephole_cell_backward(first, end, tape, tape0, track, track_prev, track_nex
         tanh_c, dh_t = tanh(c), load(work, dh + j)
         store(work, h + j, without_tiny(o * tanh_c))
         dh_o = dh_t * o
-        dz_o = without_tiny(dh_o * tanh_c * (1.0 - o))
+        i_left, f_left, o_left, slope = 1.0 - i, 1.0 - f, 1.0 - o, fma(negative(g), g, 1.0)
+        if bounds.clip < math.inf:
+            i_left = where_sigmoid_is_free(i, bounds, i_left)
+            f_left = where_sigmoid_is_free(f, bounds, f_left)
+            o_left = where_sigmoid_is_free(o, bounds, o_left)
+            slope = where_tanh_is_free(g, bounds, slope)
+        dz_o = without_tiny(dh_o * tanh_c * o_left)
         dc = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
         dc = fma(dz_o, load(own, own0 + q + 2 * step), dc)
         dc = where_inside(c, load(own, own0 + q + 3 * step), dc)
         dc_i, dc_f = dc * i, without_tiny(dc * f)
-        dz_i, dz_f = without_tiny(dc_i * g * (1.0 - i)), without_tiny(dc_f * c_prev * (1.0 - f))
+        dz_i, dz_f = without_tiny(dc_i * g * i_left), without_tiny(dc_f * c_prev * f_left)
         store(work, dz + q, dz_i)
         store(work, dz + q + step, dz_f)
         store(work, dz + q + 2 * step, dz_o)
-        store(work, dz + q + 3 * step, without_tiny(dc_i * fma(negative(g), g, 1.0)))
+        store(work, dz + q + 3 * step, without_tiny(dc_i * slope))
         store(work, dm + q, dz_i * c_prev)
         store(work, dm + q + step, dz_f * c_prev)
         store(work, dm + q + 2 * step, dz_o * c)
@@ -187,21 +208,21 @@ def peephole_cell_backward(first, end, tape, tape0, track, track_prev, track_nex
 
 @inlined
 def coupled_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
-                         own0):  # fmt: skip
+                         own0, clip):  # fmt: skip
     """Units `first .. end` of a row: equations (2') to (4) with (3'')."""
     step = lanes(work)
     for u in range(first, end):
         j, q = u * step, u * step * COUPLED_GATES
         c = load(track, track_prev + j)
-        i = sigmoid(fma(load(own, own0 + q), c, load(work, z + q)))
-        g = tanh(load(work, z + q + 2 * step))
+        i = sigmoid_within(fma(load(own, own0 + q), c, load(work, z + q)), clip)
+        g = tanh_within(load(work, z + q + 2 * step), clip)
         store(tape, tape0 + q, i)
         store(tape, tape0 + q + 2 * step, g)
         store(track, track_next + j, clip(without_tiny(fma(i, g - c, c)), load(own, own0 + q + 2 * step)))
     for u in range(first, end):
         j, q = u * step, u * step * COUPLED_GATES
         c = load(track, track_next + j)
-        o = sigmoid(fma(load(own, own0 + q + step), c, load(work, z + q + step)))
+        o = sigmoid_within(fma(load(own, own0 + q + step), c, load(work, z + q + step)), clip)
         store(tape, tape0 + q + step, o)
         store(work, h + j, without_tiny(o * tanh(c)))
 
@@ -217,7 +238,7 @@ def coupled_cell_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def coupled_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                          h, dz, dm, own, own0):  # fmt: skip
+                          h, dz, dm, own, own0, bounds):  # fmt: skip
     """Units `first .. end` of a row: equations (4) to (8''), and the terms of (9')."""
     step = lanes(work)
     for u in range(first, end):
@@ -227,15 +248,20 @@ def coupled_cell_backward(first, end, tape, tape0, track, track_prev, track_next
         tanh_c, dh_t = tanh(c), load(work, dh + j)
         store(work, h + j, without_tiny(o * tanh_c))
         dh_o = dh_t * o
-        dz_o = without_tiny(dh_o * tanh_c * (1.0 - o))
+        i_left, o_left, slope = 1.0 - i, 1.0 - o, fma(negative(g), g, 1.0)
+        if bounds.clip < math.inf:
+            i_left = where_sigmoid_is_free(i, bounds, i_left)
+            o_left = where_sigmoid_is_free(o, bounds, o_left)
+            slope = where_tanh_is_free(g, bounds, slope)
+        dz_o = without_tiny(dh_o * tanh_c * o_left)
         dc = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
         dc = fma(dz_o, load(own, own0 + q + step), dc)
         dc = where_inside(c, load(own, own0 + q + 2 * step), dc)
         dc_i = dc * i
-        dz_i = without_tiny(dc_i * (g - c_prev) * (1.0 - i))
+        dz_i = without_tiny(dc_i * (g - c_prev) * i_left)
         store(work, dz + q, dz_i)
         store(work, dz + q + step, dz_o)
-        store(work, dz + q + 2 * step, without_tiny(dc_i * fma(negative(g), g, 1.0)))
+        store(work, dz + q + 2 * step, without_tiny(dc_i * slope))
         store(work, dm + q, dz_i * c_prev)
         store(work, dm + q + step, dz_o * c)
         store(work, dm + q + 2 * step, splat(work, 0.0))

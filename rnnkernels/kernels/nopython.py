@@ -141,7 +141,7 @@ def _advance(stream, x, h):
         # H of a projected cell is that of no array, and products of sizes must not run over.
         most = min(packed // max(D, P, 1), memory.size // max(N, 1))
         is_of_cell = 0 < H <= most and P > 0 if is_projected else P == 0
-        if not is_of_cell or memory.size < room or packed < packed_regions(D, H, P, gates, late, biases, lane_count)[4]:
+        if not is_of_cell or memory.size < room or packed < packed_regions(D, H, P, gates, late, biases, lane_count)[5]:
             raise ValueError("`stream` must be what `nopython` of a stream returned, unchanged.")
         if h.size > 0:
             T = x.shape[1] if axes == 3 else 1

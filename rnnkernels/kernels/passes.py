@@ -10,18 +10,19 @@ so the tape keeps nothing that others do not.
 
 Row functions, for units `first .. end` of a row; each place is an offset, and `work` is the scratch::
 
-    cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own, own0)
+    cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own, own0, clip)
         from z (and product, that of the last stage), overwrites h, what the tape keeps of the step, and the tracked
-        state at `track_next`; at `own0` of `own` are the interleaved columns of the last bias
+        state at `track_next`; at `own0` of `own` are the interleaved columns of the last bias; what goes
+        into the activations of gates is within -clip .. clip
     cell_output(first, end, tape, tape0, track, track0, work, h)
         overwrites h with the hidden state after a step, from what was kept of it
     cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0, h, dz, dm,
-                  own, own0)
+                  own, own0, bounds)
         from dh and dtrack, overwrites dz (and dm, that of the last stage, or what the gradient of the last bias is the
         sum of), h[t], and dtrack by that of the step before; may add to dh_prev
-    cell_between(first, end, work, z, product, h_prev, q, tape, tape0)
+    cell_between(first, end, work, z, product, h_prev, q, tape, tape0, clip)
         between two stages, from z, the first product and h[t-1], overwrites q, and in the tape what the rest needs
-    cell_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm)
+    cell_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm, bounds)
         from dq, overwrites q, the rest of dz, and dm of the first stage; may add to dh_prev
 
 The *tape* (T, N, U * K * L) keeps K vectors of each unit of each step, the *track* (T + 1, N, U * L) one state before
@@ -31,6 +32,7 @@ the first step and after each. Both have a single step where nothing is to be ke
 from collections import namedtuple
 from types import FunctionType
 
+from rnnkernels.kernels.activations import bounds_within
 from rnnkernels.kernels.in_place import BUFFER_VECTORS
 from rnnkernels.kernels.jit import expanded, inlined, kernel, plain
 from rnnkernels.kernels.layout import (
@@ -107,8 +109,8 @@ after it, `tape_width` elements apart in the tape.
 Group = namedtuple("Group", "places first_row rows")
 Group.__doc__ = """Sequences of a chunk: so many have its first step, from `first_row` on; `places` are in `Spans`."""
 
-Crew = namedtuple("Crew", "team trace member size number")
-Crew.__doc__ = """Who works on a chunk of steps, and the number of the chunk."""
+Crew = namedtuple("Crew", "team trace member size number buffer")
+Crew.__doc__ = """Who works on a chunk of steps, the number of the chunk, and a buffer for products in place."""
 
 
 Share = namedtuple("Share", "first last first_out last_out")
@@ -137,7 +139,7 @@ def all_rows(places, first_row, rows, step):
 
 @expanded
 def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected, starts, bias, b, work, at, part,
-                  group, inputs, hidden, outputs, weights, begin, steps, mine, strip, by_strips, z_column, kept, buffer,
+                  group, inputs, hidden, outputs, weights, begin, steps, mine, strip, by_strips, z_column, kept, clip,
                   crew, tick, time):  # fmt: skip
     """Steps of a chunk, for the rows of a part and the units that are `mine`, see `Share`; returns (tick, time).
 
@@ -170,28 +172,28 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected,
                 if by_strips:
                     row, product_row = z + z_column, product + z_column - product_column
                     project(work, x, at.x_stride, active, inputs, weights, hidden, gates, unit, end_unit, bias, b,
-                            row, at.z_stride, buffer)  # fmt: skip
+                            row, at.z_stride, crew.buffer)  # fmt: skip
                     time = lap(crew.trace, crew.member, crew.number, PROJECT, time)
                 if starts > 1:
                     recur(work, left, at.h_stride, active, outputs, weights, hidden, first_gate, count, gates, unit,
                           end_unit, bias, start + product_column, 0, product_row + product_column, at.z_stride,
-                          descending, buffer)  # fmt: skip
+                          descending, crew.buffer)  # fmt: skip
                 else:
                     recur(work, left, at.h_stride, active, outputs, weights, hidden, 0, gates, gates, unit, end_unit,
-                          work, row, at.z_stride, row, at.z_stride, descending, buffer)  # fmt: skip
+                          work, row, at.z_stride, row, at.z_stride, descending, crew.buffer)  # fmt: skip
                 time = lap(crew.trace, crew.member, crew.number, RECUR, time)
                 row -= strip_column
                 tape_here, track_here = kept.tape_row + s * kept.tape_step, kept.track_row + s * kept.track_step
                 for n in range(active):
                     if number + 1 < stages:
                         between(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
-                                h + n * at.h_stride, part + at.q + n * at.q_stride, kept.tape,
-                                tape_here)  # fmt: skip
+                                h + n * at.h_stride, part + at.q + n * at.q_stride, kept.tape, tape_here,
+                                clip)  # fmt: skip
                     else:
                         cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
                              h + n * at.h_stride, made + n * made_stride,
                              kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step,
-                             bias, b + starts * at.b_columns)  # fmt: skip
+                             bias, b + starts * at.b_columns, clip)  # fmt: skip
                     tape_here += kept.tape_width
                     track_here += columns
                 time = lap(crew.trace, crew.member, crew.number, CELL, time)
@@ -199,7 +201,7 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected,
             time = lap(crew.trace, crew.member, crew.number, WAIT, time)
         if projected > 0:
             project_states(work, made, made_stride, active, weights, hidden, outputs, mine.first_out, mine.last_out,
-                           bias, b + at.zeros - at.b, h_next, at.h_stride, buffer)  # fmt: skip
+                           bias, b + at.zeros - at.b, h_next, at.h_stride, crew.buffer)  # fmt: skip
             time = lap(crew.trace, crew.member, crew.number, RECUR, time)
             tick = meet(crew.team, crew.member, crew.size, tick)
             time = lap(crew.trace, crew.member, crew.number, WAIT, time)
@@ -262,7 +264,7 @@ def most_rows_of_a_part(places, parts):
 
 
 def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places, work, trace, team, member,
-                     onward, packed, begin, end, chunk, strip, parts, by_rows):  # fmt: skip
+                     onward, packed, begin, end, chunk, strip, parts, by_rows, clip):  # fmt: skip
     """Steps `begin .. end` of sequences that lie at `places`, see `Spans`, by one member of a team.
 
     Overwrites their rows of `h` (rows, H) unless that is empty, `last` (N, H), the state after the last step of each
@@ -272,6 +274,7 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
     in strips of `strip`, a multiple of a panel. Where a chunk is a single step, each strip is projected when its turn
     comes, and z holds one strip of each member. Of at most `parts` members each takes a part of the batch if `by_rows`,
     and they do not meet; or else they divide the hidden units, and meet after each step.
+    What goes into the activations of gates is kept within -clip .. clip.
     """
     Wp = biases[min(BIASES, len(biases) - 1)]
     weights = Weights(Wx, 0, Wh, 0, Wp, 0, packed)
@@ -340,12 +343,12 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
                 slot, tape_step, track_step = start * batch, batch * tape.shape[2], batch * columns
             keeping = Kept(tape, tape.shape[2], tape_step, (slot + first_row) * tape.shape[2],
                            track, track_step, (slot + first_row) * columns)  # fmt: skip
-            crew = Crew(team, trace, member, members, number)
+            crew = Crew(team, trace, member, members, number, buffer)
             tick, time = forward_steps(
                 cell_forward, cell_between, wait_for_team, lap, active_rows, GATES, LATE, PROJECTED, BIASES - OWN, work,
                 at.b, work, at, here, Group(places, first_row, rows), inputs, hidden, outputs, weights, start,
                 stop - start, Share(first, last_unit, first_out, last_out), strip, by_strips,
-                me * strip * lane_count * GATES, keeping, buffer, crew, tick, time)  # fmt: skip
+                me * strip * lane_count * GATES, keeping, clip, crew, tick, time)  # fmt: skip
             after = here + at.h + rows * at.h_stride
             if h.size > 0:
                 scatter_rows(work, after, at.h_stride, h, outputs, places, batch, onward, first_row, rows, start,
@@ -370,7 +373,7 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
 
 
 def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dWx, dWh, dbs, places, work, trace,
-                      team, member, onward, packed, begin, end, kept_from, chunk, blocked, by_rows):  # fmt: skip
+                      team, member, onward, packed, begin, end, kept_from, chunk, blocked, by_rows, clip):  # fmt: skip
     """Steps `end - 1 .. begin` of sequences that lie at `places`, see `Spans`, by one member of a team.
 
     Overwrites their rows of `dx` (rows, D), takes `dtrack` (N, U * L) from the last step to before the first, and
@@ -391,6 +394,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
     late_column = columns * (GATES - LATE) if LATE > 0 else 0
     at = backward_regions(batch, chunk, inputs, hidden, projected, GATES, LATE, BIASES, OWN, blocked, lane_count)
     dm0 = at.dz if OWN > 0 else at.dm  # the gradients of h @ Wh
+    bounds = bounds_within(work, clip)
     if member == 0 and end == spans.longest:
         fill_row(work, at.zeros, at.dWx - at.zeros, 0.0)
         if OWN > 0:
@@ -468,7 +472,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                 cell_backward(first, last, tape, slot * tape.shape[2],
                      track, slot * columns, (slot + batch) * columns,
                      work, from_outside + n * outside_stride, dh_step + n * at.h_stride, dtrack, n * columns,
-                     h_row, at.dz + dz_row, at.dm + dm_row, work, at.own)  # fmt: skip
+                     h_row, at.dz + dz_row, at.dm + dm_row, work, at.own, bounds)  # fmt: skip
                 if last == units:
                     if LATE == 0:
                         clear_padding(work, at.dz + dz_row, hidden, GATES)
@@ -488,7 +492,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                     dz_row, slot = dz_step + n * at.dz_stride, (step - kept_from) * batch + n
                     cell_between_backward(first, last, tape, slot * tape.shape[2],
                          track, slot * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
-                         at.q + (z_row + n) * at.q_stride, at.dz + dz_row, at.dm + dz_row)  # fmt: skip
+                         at.q + (z_row + n) * at.q_stride, at.dz + dz_row, at.dm + dz_row, bounds)  # fmt: skip
                     if last == units:
                         clear_padding(work, at.dz + dz_row, hidden, GATES)
                         clear_padding(work, at.dm + dz_row, hidden, GATES - LATE)
@@ -592,14 +596,15 @@ def panels_size(hidden, projected, lane_count):
 def packed_regions(inputs, hidden, projected, gates, late, biases, lane_count):
     """What follows the panels of Wx in packed weights, and the size of all.
 
-    Panels of Wh, interleaved biases, and of a projected cell zeros and the panels of Wp.
+    Panels of Wh, interleaved biases, of a projected cell zeros and the panels of Wp, and the clip of a stream.
     """
     columns = stage_columns(hidden, gates - late, lane_count) + stage_columns(hidden, late, lane_count)
     outputs = projected if projected > 0 else hidden
     Wh = inputs * stage_columns(hidden, gates, lane_count)
     zeros = Wh + (outputs + biases) * columns
     Wp = zeros + stage_columns(projected, 1, lane_count)
-    return Wh, Wh + outputs * columns, zeros, Wp, Wp + hidden * stage_columns(projected, 1, lane_count)
+    clip = Wp + hidden * stage_columns(projected, 1, lane_count)
+    return Wh, Wh + outputs * columns, zeros, Wp, clip, clip + lane_count
 
 
 @plain
@@ -622,10 +627,10 @@ def stream_forward(x, weights, memory, h, counts, begin, end):
         lane_count, units, out_units = lanes(x), unit_count(x, hidden), unit_count(x, outputs)
         chunk, tape, base, at, _ = stream_regions(batch, inputs, hidden, projected, GATES, LATE, BIASES, OWN, KEPT,
                                                   lane_count)  # fmt: skip
-        Wh, b, _, Wp, _ = packed_regions(inputs, hidden, projected, GATES, LATE, BIASES, lane_count)
+        Wh, b, _, Wp, clip, _ = packed_regions(inputs, hidden, projected, GATES, LATE, BIASES, lane_count)
         matrices = Weights(weights, 0, weights, Wh, weights, Wp, True)
         tape_width = KEPT * units * lane_count if LATE > 0 else 0
-        keeping, nobody = Kept(memory, tape_width, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0)
+        keeping, nobody = Kept(memory, tape_width, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0, 0)
         for start in range(begin, end, chunk):
             steps = min(chunk, end - start)
             for s in range(steps):
@@ -636,8 +641,8 @@ def stream_forward(x, weights, memory, h, counts, begin, end):
                     weights, b, base + at.z, at.z_stride, 0)  # fmt: skip
             forward_steps(cell_forward, cell_between, meet_nobody, take_no_time, all_rows, GATES, LATE, PROJECTED,
                           BIASES - OWN, weights, b, memory, at, base, Group(0, 0, batch), inputs, hidden, outputs,
-                          matrices, start, steps, Share(0, units, 0, out_units), units, False, 0, keeping, 0, nobody, 0,
-                          0)  # fmt: skip
+                          matrices, start, steps, Share(0, units, 0, out_units), units, False, 0, keeping,
+                          weights[clip], nobody, 0, 0)  # fmt: skip
             for s in range(steps):
                 for n in range(batch):
                     copy_row(memory, base + at.h + ((s + 1) * batch + n) * at.h_stride,
@@ -654,12 +659,12 @@ def interleave_bias(bias, first_gate, gates, of, target, offset, vectors):
 
 
 @inlined
-def nothing_between(first, end, work, z, product, h_prev, q, tape, tape0):
+def nothing_between(first, end, work, z, product, h_prev, q, tape, tape0, clip):
     """What cells without late gates have for `cell_between`."""
 
 
 @inlined
-def nothing_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm):
+def nothing_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm, bounds):
     """And for `cell_between_backward`."""
 
 

@@ -12,12 +12,15 @@
 where dy is the gradient that arrives from outside. The track keeps h; the tape keeps nothing.
 """
 
-from rnnkernels.kernels.activations import tanh
+import math
+
+from rnnkernels.kernels.activations import tanh_within, where_tanh_is_free
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.passes import passes_of
 from rnnkernels.kernels.simd import (
+    clamp_above,
     clamp_below,
     fma,
     lanes,
@@ -34,10 +37,10 @@ GATES = 1
 
 @inlined
 def rnn_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
-                     own0):  # fmt: skip
+                     own0, clip):  # fmt: skip
     """Units `first .. end` of a row: equation (2)."""
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
-        value = without_tiny(tanh(load(work, z + j)))
+        value = without_tiny(tanh_within(load(work, z + j), clip))
         store(work, h + j, value)
         store(track, track_next + j, value)
 
@@ -50,33 +53,39 @@ def rnn_cell_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def rnn_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                      h, dz, dm, own, own0):  # fmt: skip
+                      h, dz, dm, own, own0, bounds):  # fmt: skip
     """Units `first .. end` of a row: equation (3)."""
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         value = load(track, track_next + j)
         store(work, h + j, value)
-        store(work, dz + j, without_tiny(load(work, dh + j) * fma(negative(value), value, 1.0)))
+        slope = fma(negative(value), value, 1.0)
+        if bounds.clip < math.inf:
+            slope = where_tanh_is_free(value, bounds, slope)
+        store(work, dz + j, without_tiny(load(work, dh + j) * slope))
 
 
 @inlined
 def relu_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own,
-                      own0):  # fmt: skip
+                      own0, clip):  # fmt: skip
     """Units `first .. end` of a row: equation (2')."""
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
-        value = without_tiny(clamp_below(load(work, z + j), 0.0))
+        value = without_tiny(clamp_above(clamp_below(load(work, z + j), 0.0), clip))
         store(work, h + j, value)
         store(track, track_next + j, value)
 
 
 @inlined
 def relu_cell_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                       h, dz, dm, own, own0):  # fmt: skip
+                       h, dz, dm, own, own0, bounds):  # fmt: skip
     """Units `first .. end` of a row: equation (3')."""
     zero = splat(work, 0.0)
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         value = load(track, track_next + j)
         store(work, h + j, value)
-        store(work, dz + j, without_tiny(where_negative(negative(value), load(work, dh + j), zero)))
+        dz_t = where_negative(negative(value), load(work, dh + j), zero)
+        if bounds.clip < math.inf:
+            dz_t = where_negative(value - bounds.clip, dz_t, zero)
+        store(work, dz + j, without_tiny(dz_t))
 
 
 FORWARD, BACKWARD, STREAM = passes_of(
