@@ -106,6 +106,9 @@ class Spans(NamedTuple):
 MOST_KEPT = 1024
 """Sequences of a batch up to which what only depends on the sizes is kept for the next call."""
 
+FEW_STEPS = 256
+"""Steps up to which resets are not counted before they are found: that takes longer than the room for all of them."""
+
 NO_RESETS = np.zeros((0, 0), np.bool_)
 
 
@@ -169,8 +172,8 @@ def _make_spans(N: int, T: int, length: np.ndarray, is_new: np.ndarray | None, o
     if is_new is None:
         is_new = NO_RESETS
     else:
-        most += int(np.count_nonzero(is_new))
-    flat, work = zeros((ROWS * most,), INT64), zeros((T + 2 + ROWS * most,), INT64)
+        most += is_new.size if is_new.size <= FEW_STEPS else int(np.count_nonzero(is_new))
+    flat, work = empty((ROWS * most,), INT64), empty((T + 2 + ROWS * most,), INT64)
     S, steps, longest, shortest, in_order = FIND[INT64](length, is_new, T, onward, flat, work)
     if most > S:
         S = max(S, 0)

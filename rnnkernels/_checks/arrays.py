@@ -13,6 +13,7 @@ FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 INTP = np.dtype(np.intp)
 INT64 = np.dtype(np.int64)
+BOOL = np.dtype(np.bool_)
 
 IN_LAYOUT = 0x101
 """Flags of an array in the layout of the kernels, C-contiguous and aligned, in `flags.num`."""

@@ -4,7 +4,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from rnnkernels._checks.arrays import FLOAT32, FLOAT64, INT64, as_array, check_axes, check_shape, is_in_layout
+from rnnkernels._checks.arrays import BOOL, FLOAT32, FLOAT64, INT64, as_array, check_axes, check_shape, is_in_layout
 from rnnkernels._checks.settings import check_float_dtype
 from rnnkernels.kernels import spans as span_kernels
 
@@ -47,6 +47,8 @@ def check_resets(resets: Any, N: int, T: int) -> np.ndarray:
     TypeError, ValueError
         If it is not of booleans, or its shape does not fit.
     """
+    if type(resets) is np.ndarray and resets.dtype is BOOL and resets.shape == (N, T) and resets.flags.c_contiguous:
+        return resets
     mask = as_array("resets", resets)
     if mask.dtype != np.bool_:
         raise TypeError(

@@ -148,7 +148,7 @@ def peephole_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, 
         store(tape, tape0 + q, i)
         store(tape, tape0 + q + step, f)
         store(tape, tape0 + q + 3 * step, g)
-        store(track, track_next + j, clip(without_tiny(fma(f, c, i * g)), load(own, own0 + q + 3 * step)))
+        store(track, track_next + j, within(without_tiny(fma(f, c, i * g)), load(own, own0 + q + 3 * step)))
     for u in range(first, end):
         j, q = u * step, u * step * GATES
         c = load(track, track_next + j)
@@ -158,7 +158,7 @@ def peephole_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, 
 
 
 @inlined
-def clip(x, bound):
+def within(x, bound):
     """`x` within -bound .. bound; NaN where it is NaN."""
     return clamp_above(clamp_below(x, negative(bound)), bound)
 
@@ -218,7 +218,7 @@ def coupled_cell_forward(first, end, work, z, product, h_prev, h, tape, tape0, t
         g = tanh_within(load(work, z + q + 2 * step), clip)
         store(tape, tape0 + q, i)
         store(tape, tape0 + q + 2 * step, g)
-        store(track, track_next + j, clip(without_tiny(fma(i, g - c, c)), load(own, own0 + q + 2 * step)))
+        store(track, track_next + j, within(without_tiny(fma(i, g - c, c)), load(own, own0 + q + 2 * step)))
     for u in range(first, end):
         j, q = u * step, u * step * COUPLED_GATES
         c = load(track, track_next + j)
