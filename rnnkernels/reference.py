@@ -403,7 +403,7 @@ def lstm_step_backward(dnext_h: np.ndarray, dnext_c: np.ndarray, cache: Cache) -
     dx, dprev_h = np.dot(dz, Wx.T), np.dot(dz, Wh.T)  # (3)
     dWx, dWh, db = np.dot(x.T, dz), np.dot(prev_h.T, dz), dz.sum(axis=0)  # (4)
     gradients = LSTMStepGradients((dx, dprev_h, dprev_c, dWx, dWh, db))
-    if variant is not None:
+    if variant is not None and not variant.is_clip_alone:
         gradients.dpeepholes = _dpeepholes(dz, prev_c, next_c, variant)
     if projection is not None:
         gradients.dprojection = np.dot(m.T, dnext_h)  # (19')
@@ -565,7 +565,7 @@ def lstm_backward(dh: np.ndarray | None, cache: Cache, *, dstate: Any = None) ->
     dx, dWx, dWh, db = _accumulate(dz, x, hidden[:, :-1], Wx)  # (8)
     gradients = SequenceGradients((dx, _sum_to(r, h0.shape), dWx, dWh, db))
     gradients.dc0 = dc if c0 is None else _sum_to(dc, c0.shape)
-    if variant is not None:
+    if variant is not None and not variant.is_clip_alone:
         before, after = (a.reshape(N * T, H) for a in (cells[:, :-1], cells[:, 1:]))
         gradients.dpeepholes = _dpeepholes(dz.reshape(N * T, Wh.shape[1]), before, after, variant)
     if projection is not None:
@@ -1050,6 +1050,8 @@ class _Variant(NamedTuple):
     coupled: bool
     bound: float
     clip: float
+    is_clip_alone: bool
+    """Whether there is nothing but the clip, and so no gradient of peepholes."""
 
     def seen(self, gate: str) -> Any:
         """Peephole of a gate."""
@@ -1063,7 +1065,7 @@ def _variant(
     if peepholes is None and not coupled and cell_clip is clip is None:
         return None
     bounds = [np.inf if bound is None else bound for bound in (cell_clip, clip)]
-    return _Variant(peepholes, coupled, *bounds)
+    return _Variant(peepholes, coupled, *bounds, peepholes is cell_clip is None and not coupled)
 
 
 def _lstm_cell_forward(

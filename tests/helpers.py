@@ -111,7 +111,7 @@ class GuardedMemory:
             block.view(np.uint8).fill(self.BORDER)
             self.blocks.append((block, border))
             array = block[border : border + size].reshape(shape)
-            array.fill(value)
+            array.fill(value if dtype.kind == "f" else np.iinfo(dtype).min // 2)
             return array
 
         return allocate_guarded
