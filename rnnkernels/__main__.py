@@ -21,6 +21,8 @@ from rnnkernels._threads import available_threads
 from rnnkernels.kernels import inventory, simd
 from rnnkernels.kernels.cell import cells
 
+MOST_JOBS = 256
+
 
 def describe() -> dict[str, Any]:
     """Versions, processor, threads, and machine code."""
@@ -88,9 +90,15 @@ def _compile(options: argparse.Namespace) -> int:
 
 def _profile(options: argparse.Namespace) -> int:
     """Run a script as `python SCRIPT.py` would, and show what it asked of the package, whatever its end."""
-    script = Path(options.script)
+    script, record = Path(options.script), Path(options.record).absolute() if options.record else None
     if not script.is_file():
         print(f"There is no file {script}.", file=sys.stderr)
+        return 2
+    try:
+        if record:
+            record.open("a").close()
+    except OSError as error:
+        print(f"Cannot write {record}: {error.strerror}", file=sys.stderr)
         return 2
     arguments, path = sys.argv, list(sys.path)
     sys.argv, sys.path[0] = [options.script, *options.arguments], str(script.resolve().parent)
@@ -99,6 +107,7 @@ def _profile(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     try:
         with profile:
+            began = time.perf_counter()  # not before: to begin a profile loads machine code
             runpy.run_path(options.script, run_name="__main__")
     except SystemExit as end:
         status = end.code
@@ -108,8 +117,8 @@ def _profile(options: argparse.Namespace) -> int:
         seconds = time.perf_counter() - began
         sys.argv, sys.path[:] = arguments, path
         print(program_table(profile.calls, seconds), file=sys.stderr)
-        if options.json:
-            Path(options.json).write_text(json.dumps(profile.to_dict() | {"seconds": seconds}), encoding="utf-8")
+        if record:
+            record.write_text(json.dumps(profile.to_dict() | {"seconds": seconds}), encoding="utf-8")
     if status is None or isinstance(status, int):
         return status or 0
     print(status, file=sys.stderr)
@@ -130,20 +139,25 @@ def main(arguments: list[str] | None = None) -> int:
     ahead.add_argument(
         "--jobs",
         type=int,
-        choices=range(1, 257),
         metavar="N",
-        default=available_threads(),
+        default=min(available_threads(), MOST_JOBS),
         help="processes side by side (default: %(default)s)",
     )
-    ahead.add_argument("--json", action="store_true", help="print one line of JSON")
+    ahead.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one line of JSON")
     run = commands.add_parser("profile", help="run a script and show what its calls of rnnkernels cost")
-    run.add_argument("--json", metavar="FILE", help="write all that was recorded to a file too")
+    run.add_argument("--json", dest="record", metavar="FILE", help="write all that was recorded to a file too")
     run.add_argument("script", metavar="SCRIPT.py")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="of the script")
     options = parser.parse_args(arguments)
     if options.command == "compile":
+        if not 1 <= options.jobs <= MOST_JOBS:
+            ahead.error(f"argument --jobs: must be in 1 .. {MOST_JOBS}, got {options.jobs}")
         return _compile(options)
-    return _profile(options) if options.command == "profile" else _show(options.json)
+    if options.command == "profile":
+        if options.json:
+            run.error("argument --json: comes after `profile`, with the name of a file")
+        return _profile(options)
+    return _show(options.json)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What backward passes of recurrent cells need: fields, and their gates and states by name."""
 
+import itertools
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -89,6 +90,12 @@ class RecurrentCache(_Fields):
             cache.projection = self.projection.astype(dtype)
         return cache
 
+    def arrays(self) -> list[np.ndarray]:
+        """All that it holds, those that the caller has, too."""
+        of_states = () if self.checkpoints is None else [*itertools.chain(*self.checkpoints.states)]
+        more = () if self.checkpoints is None else self.checkpoints.biases
+        return [array for array in (*self, self.own, self.projection, *of_states, *more) if array is not None]
+
     def _natural(self) -> tuple[np.ndarray, np.ndarray]:
         """Tape and track in the natural order of columns."""
         hidden, kept = self._hidden, len(self.cell.tape)
@@ -111,15 +118,13 @@ class RecurrentCache(_Fields):
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={a.shape}" for name, a in self._asdict().items())
-        n_bytes = sum(array.nbytes for array in self)
+        n_bytes = sum({id(array): array.nbytes for array in self.arrays()}.values())
         if self.projection is not None:
             fields += f", projection={self.projection.shape}"
-            n_bytes += self.projection.nbytes
         if self.clip is not None:
             fields += f", clip={self.clip:g}"
         if self.checkpoints is not None:
             fields += f", {len(self.checkpoints.states)} checkpoints"
-            n_bytes += sum(state.nbytes for states in self.checkpoints.states for state in states)
         return f"{type(self).__name__}({fields}, dtype={self.x.dtype}, {n_bytes:,} bytes)"
 
 

@@ -1,13 +1,14 @@
 """Graphs of ONNX models: nodes, what is constant, and NumPy functions for the operators around recurrent layers."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnkernels._checks.formats import check_known
+from rnnkernels._checks.formats import check_found, check_known
 from rnnkernels._checks.settings import import_extra
 from rnnkernels.activations import sigmoid
 
@@ -70,9 +71,13 @@ def read(source: Any) -> Graph:
     ------
     ModuleNotFoundError
         If the package onnx is not installed.
+    ValueError
+        If there is no output, as in an empty file.
     """
     onnx = import_extra("onnx", "onnx")
     model = source if hasattr(source, "graph") else onnx.load(source)
+    whole = ["an output at least"]
+    check_found("the model", whole, whole * len(model.graph.output), " Is `source` a whole ONNX file?")
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = []
@@ -173,21 +178,25 @@ def _relu(x: Any) -> Any:
 
 
 def _softmax(x: Any, *, axis: int = -1) -> Any:
+    if not x.size:
+        return x
     powers = np.exp(x - x.max(axis, keepdims=True))
     return powers / powers.sum(axis, keepdims=True)
 
 
 def _softmax_of_all_that_follows(x: Any, *, axis: int = 1) -> Any:
-    return _softmax(x.reshape((*x.shape[: axis % x.ndim], -1))).reshape(x.shape)
+    return _softmax(_flatten(x, axis=axis)).reshape(x.shape)
 
 
 def _log_softmax(x: Any, *, axis: int = -1) -> Any:
+    if not x.size:
+        return x
     shifted = x - x.max(axis, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
 
 
 def _log_softmax_of_all_that_follows(x: Any, *, axis: int = 1) -> Any:
-    return _log_softmax(x.reshape((*x.shape[: axis % x.ndim], -1))).reshape(x.shape)
+    return _log_softmax(_flatten(x, axis=axis)).reshape(x.shape)
 
 
 def _identity(x: Any) -> Any:
@@ -215,11 +224,7 @@ def _reshape(x: Any, shape: Any, *, allowzero: int = 0) -> Any:
 
 def _flatten(x: Any, *, axis: int = 1) -> Any:
     axis = axis if axis >= 0 else axis + x.ndim
-    return (
-        x.reshape(int(np.prod(x.shape[:axis])), -1)
-        if x.size
-        else x.reshape(int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:])))
-    )
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
 def _concat(*arrays: Any, axis: int) -> Any:
@@ -243,8 +248,9 @@ def _slice(
     steps = [1] * len(starts) if steps is None else steps
     cut = [slice(None)] * x.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        # An end before the first element, as backward slices have, is none for Python.
-        cut[axis] = slice(int(start), None if step < 0 and end < -x.shape[axis] else int(end), int(step))
+        # A start before the first element is the first, also backwards; an end there is none for Python.
+        first = -x.shape[axis]
+        cut[axis] = slice(max(int(start), first), None if step < 0 and end < first else int(end), int(step))
     return x[tuple(cut)]
 
 
@@ -260,7 +266,7 @@ def _expand(x: Any, shape: Any) -> Any:
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape)))
 
 
-def _cast(x: Any, *, to: np.dtype) -> Any:
+def _cast(x: Any, *, to: np.dtype, saturate: int = 1) -> Any:  # which says something of 8-bit floats only
     return x.astype(to, copy=False)
 
 

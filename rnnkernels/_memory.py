@@ -13,6 +13,18 @@ empty = np.empty
 zeros = np.zeros
 """The same filled with zeros; what is large comes from the system so, and costs nothing until it is used."""
 
+_nothing: dict[np.dtype, np.ndarray] = {}
+
+
+def shared_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return zeros that all have in common, read-only: the memory of the largest serves the others."""
+    size, whole = math.prod(shape), _nothing.get(dtype)
+    if whole is None or whole.size < size:
+        whole = _nothing[dtype] = zeros((2 * size,), dtype)
+        whole.setflags(write=False)
+    return whole[:size].reshape(shape)
+
+
 SCRATCH_BYTES = 64 << 10
 """Scratch that each thread keeps for its small calls: to get new memory takes longer than many of them."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rnnkernels import _sequence
 from rnnkernels._checks.arrays import for_kernels
-from rnnkernels._checks.cells import Sizes, check_layer, check_peepholes, check_projection
+from rnnkernels._checks.cells import Sizes, check_layer, check_peepholes, check_projection, in_range
 from rnnkernels._memory import aligned_empty
 from rnnkernels._packing import (
     all_matrices,
@@ -42,7 +42,7 @@ class PackedWeights:
             self.D, self.H, self.P * cell.projected, gates, cell.late, cell.bias_count, lanes
         )
         self.flat = aligned_empty((end,), self.dtype)
-        self.flat[zeros:at_Wp], self.flat[at_clip:] = 0, cell.clip
+        self.flat[zeros:at_Wp], self.flat[at_clip:] = 0, in_range(cell.clip, self.dtype)
         self._sizes = self.D, self.H, self.P * cell.projected
         borders = [(0, at_Wh), (at_Wh, at_b), (at_Wp, at_clip)][: 2 + cell.projected]
         rows = [self.flat[begin:stop].reshape(1, stop - begin) for begin, stop in borders]

@@ -7,6 +7,7 @@ of the records.
 import dataclasses
 import functools
 import inspect
+import math
 import threading
 import time
 import tracemalloc
@@ -69,6 +70,8 @@ class Record:
     loaded: int = 0
     work: "Work | None" = None
     """Of a recurrent function."""
+    recording_ns: int = 0
+    """What it took to make this, before and after the call."""
 
 
 listeners: tuple[list[Record], ...] = ()
@@ -110,6 +113,7 @@ def profiled(function: Callable[P, R]) -> Callable[P, R]:
 
 def recorded(name: str, function: Callable[[], R], given: Callable[[], Mapping[str, Any]]) -> R:
     """Call a function while somebody listens; `given` finds its arguments by name, when it has returned."""
+    recording_ns = -time.perf_counter_ns()
     hearing = listeners
     record = Record(name, _thread())
     outer = getattr(_call, "record", None)  # a signal handler or an `__array__` method calls in the midst of a call
@@ -121,6 +125,7 @@ def recorded(name: str, function: Callable[[], R], given: Callable[[], Mapping[s
             outer.earlier_peak = max(outer.earlier_peak, peak)
         tracemalloc.reset_peak()
     record.begin_ns = time.perf_counter_ns()
+    recording_ns += record.begin_ns
     _call.record = record
     try:
         result = function()
@@ -134,6 +139,7 @@ def recorded(name: str, function: Callable[[], R], given: Callable[[], Mapping[s
     record.compiled = code.compiled - code_before.compiled
     record.loaded = code.loaded - code_before.loaded
     _note_arrays(record, given(), result)
+    record.recording_ns = recording_ns + time.perf_counter_ns() - record.end_ns
     for records in hearing:
         records.append(record)
     return result
@@ -145,6 +151,7 @@ def add_record(name: str, begin_ns: int, work: Work, given: Mapping[str, Any], r
     if tracemalloc.is_tracing():
         record.peak_bytes = result.nbytes
     _note_arrays(record, given, result)
+    record.recording_ns = time.perf_counter_ns() - record.end_ns
     for records in listeners:
         records.append(record)
 
@@ -156,17 +163,23 @@ def _thread() -> tuple[int, str]:
 
 def _note_arrays(record: Record, arguments: Mapping[str, Any], result: Any) -> None:
     given = dict(_arrays(arguments))
-    record.arguments = {name: Array(a.shape, a.dtype, a.nbytes) for name, a in given.items()}
+    record.arguments = {name: _array(a.shape, a.dtype) for name, a in given.items()}
     results = (*result, *vars(result).values()) if hasattr(result, "__dict__") else result
     results = results if isinstance(results, tuple | list) else (results,)
-    record.results = [Array(a.shape, a.dtype, a.nbytes) for a in results if isinstance(a, np.ndarray)]
+    record.results = [_array(a.shape, a.dtype) for a in results if isinstance(a, np.ndarray)]
     for cache in results:
-        if fields := _fields(cache):
+        if not isinstance(cache, np.ndarray) and (fields := _fields(cache)):
             record.kept = {
-                name: Array(a.shape, a.dtype, a.nbytes)
+                name: _array(a.shape, a.dtype)
                 for name, a in fields
                 if not any(np.may_share_memory(a, other) for other in given.values())
             }
+
+
+@functools.lru_cache(maxsize=1024)
+def _array(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """What is remembered, one object for all arrays alike: calls are often many and of few sizes."""
+    return Array(shape, dtype, math.prod(shape) * dtype.itemsize)
 
 
 def _fields(value: Any) -> list[tuple[str, np.ndarray]]:
@@ -180,7 +193,9 @@ def _arrays(values: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
     """Arrays among values, and in dicts and the fields of caches; numbers and sequences of numbers as arrays."""
     found = []
     for name, value in values.items():
-        if fields := list(value.items()) if isinstance(value, Mapping) else _fields(value):
+        if isinstance(value, np.ndarray):
+            found.append((name, value))
+        elif fields := list(value.items()) if isinstance(value, Mapping) else _fields(value):
             found += [(f"{name}.{field}", array) for field, array in fields]
         elif value is not None:
             found.append((name, np.asarray(value)))

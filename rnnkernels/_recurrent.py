@@ -19,7 +19,7 @@ from rnnkernels._checks.caches import check_cell_cache, check_checkpoints, check
 from rnnkernels._checks.cells import Sizes, check_arguments, check_bound
 from rnnkernels._checks.gradients import check_broadcast, check_dstate, check_given_gradient
 from rnnkernels._checks.sequences import are_spans_of
-from rnnkernels._checks.settings import check_choice
+from rnnkernels._checks.settings import check_choice, check_num_threads
 from rnnkernels._memory import borrow, empty, give_back, zeros
 from rnnkernels._pipeline import Pass
 from rnnkernels._results import ForwardResult, SequenceGradients, StepGradients
@@ -153,6 +153,8 @@ def _run(
         if small is not None:
             h, last, track, cache, spans = small
             return h, last, track, None, cache, spans
+    if num_threads is not None:
+        check_num_threads(num_threads)  # plans are remembered by it
     named = dict(zip(cell.biases, biases, strict=True))
     checked = check_arguments(cell, x, names, states, Wx, Wh, named, is_step)
     arguments = checked.x, *checked.states, checked.Wx, checked.Wh, *checked.biases
@@ -367,7 +369,7 @@ def forward(
     if lengths is not None or reverse or resets is not None:
         options = Options((lengths, reverse, resets), None)
     only_last = outputs != "all"
-    if only_last:
+    if only_last is not False:  # an array has no truth value
         check_choice("outputs", outputs, ("all", "last"))
     if checkpoint_every is not None or memory_budget is not None:
         little = check_checkpoints(checkpoint_every, memory_budget, keep_cache)
@@ -512,6 +514,8 @@ def backward(
                 first[1] = dtrack0[:, :H]
             return _gradients(cell, dx.reshape(cache.x.shape), first, dWx, dWh, dbs)
     given = cache
+    if num_threads is not None:
+        check_num_threads(num_threads)
     cache, sizes = check_cell_cache(cell, cache, family.cache, f"{cell.name}_forward", LANES)
     shape, H, P = cache.x.shape, sizes.H, sizes.P
     (N, T), dtype = shape[:2] if len(shape) == 3 else (shape[0], 1), cache.x.dtype
@@ -647,8 +651,10 @@ def step_backward(
                 return dx, dh0, dWx, dWh, dbs
             H = dWx.shape[1] // len(cell.gates) if family.keeps_more else dh0.shape[1]
             return dx, dh0, dtrack0[:, :H].copy(), dWx, dWh, dbs
+    if num_threads is not None:
+        check_num_threads(num_threads)
     cache, sizes = check_cell_cache(cell, cache, family.cache, forward_name, LANES)
-    check_single_step(sizes.T, forward_name)
+    check_single_step(cache, sizes.T, forward_name)
     dtype, shapes = cache.x.dtype, cache.shapes
     checked = []
     for name, gradient, symbol, width in zip(names, gradients, (cell.h_symbol, "H"), (sizes.P, sizes.H), strict=False):

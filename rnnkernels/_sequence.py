@@ -11,7 +11,7 @@ import numpy as np
 from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
 from rnnkernels._checks.cells import Sizes
-from rnnkernels._memory import borrow, empty, give_back, whole_lines, zeros
+from rnnkernels._memory import borrow, empty, give_back, shared_zeros, whole_lines, zeros
 from rnnkernels._packing import (
     all_matrices,
     backward_packing,
@@ -22,7 +22,7 @@ from rnnkernels._packing import (
     unit_columns,
 )
 from rnnkernels._pipeline import Pass
-from rnnkernels._spans import Spans, whole_places, whole_spans
+from rnnkernels._spans import MOST_KEPT, Spans, whole_places, whole_spans
 from rnnkernels._threads import ALONE, Team, get_num_threads, segments, threads_for
 from rnnkernels._tuning import PACKED_ROWS
 from rnnkernels.kernels import in_place, layout, micro_kernel, passes, phases, simd
@@ -265,12 +265,10 @@ def small_forward(
     """Make a small call for arrays like these, x, the states, Wx, Wh and the biases; None if it is not small."""
     N, T, D, H, _ = sizes
     plan = plan_forward(cell, sizes, dtype, None)
-    if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0:
+    if plan.packs or T * plan.flops >= tuning.SMALL_FLOPS or N * T * H == 0 or N > MOST_KEPT:
         return None
     units, shapes = unit_columns(H, dtype), tuple([array.shape for array in arguments])
-    zeros_of = [np.zeros(shape, dtype) for shape in (*shapes[1 : 1 + len(cell.states)], (len(cell.gates) * H,))]
-    for array in zeros_of:
-        array.setflags(write=False)
+    zeros_of = [shared_zeros(shape, dtype) for shape in (*shapes[1 : 1 + len(cell.states)], (len(cell.gates) * H,))]
     return SmallCall(
         cell.machine_code("forward", dtype),
         shapes,
@@ -688,7 +686,7 @@ def small_backward(
     Where there are spans it is for all others of these `sizes` in the same direction, too.
     """
     N, T, D, H, projected = sizes
-    if N * T * H == 0:
+    if N * T * H == 0 or N > MOST_KEPT:
         return None
     plan = plan_backward(cell, sizes, dtype, None if spans is None else 1)
     steps = N * T if spans is None else spans.steps

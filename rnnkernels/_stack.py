@@ -17,6 +17,7 @@ from rnnkernels import _direction, _sequence
 from rnnkernels import _recorder as recorder
 from rnnkernels import _tuning as tuning
 from rnnkernels._checks.arrays import check_axes
+from rnnkernels._checks.caches import refuse_budget
 from rnnkernels._checks.gradients import check_given_gradient
 from rnnkernels._checks.layers import check_one_direction, suffixes
 from rnnkernels._checks.settings import check_choice, check_count
@@ -91,11 +92,14 @@ class Stack:
     ) -> ForwardResult[Any, Any]:
         """Run over whole sequences; with `rng` outputs of all layers but the last are dropped."""
         check_choice("outputs", outputs, ("all", "last"))
-        if memory_budget is not None:  # each part has its share
-            options["memory_budget"] = check_count("memory_budget", memory_budget) // len(self.parts)
         x = _direction.in_dtype(x, self.dtype)
         check_axes("x", x, "(N, T, D)")
         (N, T, _), count, family = x.shape, len(self.parts), self.family
+        if memory_budget is not None:  # each part has its share
+            least = max(_sequence.least_bytes(family.cell, part.sizes(N, T), self.dtype) for part in self.parts)
+            if check_count("memory_budget", memory_budget) < count * least:
+                refuse_budget(memory_budget, count * least)
+            options["memory_budget"] = memory_budget // count
         named = dict(zip(STATE_NAMES[family.cell.states], states, strict=True))
         given = check_stack_states(named, count, self.parts[0].sizes(N, T))
         kind = ("forward", keep_cache) if all(option is None for option in options.values()) else None

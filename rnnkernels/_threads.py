@@ -17,6 +17,7 @@ import queue
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -50,10 +51,29 @@ class _Pool:
     """
 
     def __init__(self) -> None:
-        self.free = threading.Lock()
+        self._holder: dict[str, weakref.ref[Any]] = {}
         self.queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.count = 0
         self.board = np.zeros(kernels.BARRIERS + kernels.MOST_MEMBERS * kernels.WORDS, np.int64)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no call has the threads."""
+        return not self._holder
+
+    def take(self, holder: Any) -> bool:
+        """Whether `holder` has the threads now: until it gives them back, or is gone, as an interrupt may leave it."""
+        mine = weakref.ref(holder, self._lost)
+        return self._holder.setdefault("it", mine) is mine
+
+    def give_back(self) -> None:
+        """Let the threads of a team sleep, and the next one have them."""
+        self.board[kernels.AT_WORK] = 0
+        self._holder.clear()
+
+    def _lost(self, holder: "weakref.ref[Any]") -> None:
+        if self._holder.get("it") is holder:
+            self.give_back()
 
     def wake_up(self, others: int) -> None:
         """Have at least so many threads listen soon; nothing waits for them."""
@@ -214,12 +234,6 @@ class Pace:
             self.rest = min(2 * self.rest, MOST_REST)
 
 
-def _let_go(pool: _Pool) -> None:
-    """Let the threads of a team sleep, and the next one have them."""
-    pool.board[kernels.AT_WORK] = 0
-    pool.free.release()
-
-
 _paces: dict[Hashable, Pace] = {}
 
 MOST_PACES = 1024
@@ -253,9 +267,9 @@ class Team:
         if self._pace:
             self._begin_ns = time.perf_counter_ns()
             wants_others = self._pace.wants_team(self._begin_ns)
-        if wants_others and pool.free.acquire(blocking=False):
+        if wants_others and pool.take(self):
             self._pool, self._board = pool, pool.board
-            with contextlib.ExitStack() as undo:  # in case of an interrupt
+            with contextlib.ExitStack() as undo:  # in case of an interrupt, whose traceback may keep this
                 undo.callback(self.__exit__, KeyboardInterrupt)
                 self._board[kernels.OTHERS] = self._others
                 self._board[kernels.AT_WORK] = 1
@@ -267,7 +281,7 @@ class Team:
 
     def __exit__(self, error: object = None, *_: object) -> None:
         if self._pool:
-            _let_go(self._pool)
+            self._pool.give_back()
         if self._pace and error is None:
             self._pace.saw(self._pool is not None, self._begin_ns, time.perf_counter_ns(), self._steps)
 
@@ -294,7 +308,7 @@ class Team:
         """Let the others go when a kernel call has ended."""
         pool, self._pool = self._pool, None
         if pool:
-            running.add_done_callback(lambda _: _let_go(pool))
+            running.add_done_callback(lambda _: pool.give_back())
 
 
 def start(function: Callable[[], R], name: str) -> Future[R]:
@@ -333,15 +347,15 @@ def second_thread(kind: Hashable) -> Iterator[bool]:
 
     `kind` is equal for blocks that take as long as one another, and None for others, of which nothing is learnt.
     """
-    pool, begin_ns = _pool, time.perf_counter_ns()
+    pool, begin_ns, holder = _pool, time.perf_counter_ns(), Team(1)
     pace = None if kind is None else _pace_of(kind, 2)
     wants = pace is None or pace.wants_team(begin_ns)
-    has = wants and pool.free.acquire(blocking=False)
+    has = wants and pool.take(holder)
     try:
         yield has
     finally:
         if has:
-            pool.free.release()
+            pool.give_back()
     if pace is not None:
         pace.saw(has, begin_ns, time.perf_counter_ns())
 

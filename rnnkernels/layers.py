@@ -8,6 +8,7 @@ import numpy as np
 
 from rnnkernels import _direction, _layer_files, gru, lstm, rnn
 from rnnkernels import _recorder as recorder
+from rnnkernels._checks.cells import check_bound
 from rnnkernels._checks.layers import (
     check_dropout,
     check_layer_sizes,
@@ -18,6 +19,7 @@ from rnnkernels._checks.layers import (
     suffixes,
 )
 from rnnkernels._checks.settings import check_absent, check_count
+from rnnkernels._checks.stacks import check_state_tuple
 from rnnkernels._packed import PackedWeights
 from rnnkernels._recurrent import Family
 from rnnkernels._results import ForwardResult, LayerGradients
@@ -246,7 +248,7 @@ class Layer:
         return self._stack.variational
 
     def replace(self, **parameters: Any) -> None:
-        """Take other weights; what is not named stays. Streams keep the ones that they began with.
+        """Take other weights, in the dtype of the layer; what is not named stays. Streams keep those they began with.
 
         Parameters
         ----------
@@ -266,7 +268,8 @@ class Layer:
 
     def _replace(self, parameters: dict[str, Any]) -> None:
         stack = self._stack
-        parts, directions = check_parameters(self._family.cell, check_replacements(stack.parameters, parameters))
+        whole = check_replacements(stack.parameters, parameters, stack.dtype)
+        parts, directions = check_parameters(self._family.cell, whole)
         self._hold(parts, directions, stack.dropout, stack.variational)
 
     def _forward(
@@ -407,8 +410,10 @@ class Layer:
         """
         if self._single is None:
             return self._stack.step(x, state)
-        states = [None] * len(self._family.cell.states) if state is None else state
-        return self._family.state(*_direction.step(self._family, self._single, x, tuple(states)))
+        states, of_cell = state, self._family.cell.states
+        if type(state) is not self._family.state:
+            states = check_state_tuple("state", "", of_cell, state)
+        return self._family.state(*_direction.step(self._family, self._single, x, states))
 
     def stream(self, h0: Any = None, *, batch_size: int | None = None) -> Any:
         """Open a stream: steps in real time, with a state of its own, on the packed weights of this layer.
@@ -650,7 +655,7 @@ class LSTM(Layer):
             any(str(name).startswith(array) for name in parameters) or None for array in ("projection", "peepholes")
         )
         self._family = lstm.family(has_projection, has_peepholes, coupled, cell_clip, clip)
-        self._cell_clip = cell_clip
+        self._cell_clip = None if cell_clip is None else check_bound("cell_clip", cell_clip, "a cell state")
 
     def _facts(self) -> dict[str, Any]:
         facts = {"coupled": "coupled" in dict(self._family.cell.options), "cell_clip": self._cell_clip}

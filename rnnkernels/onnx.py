@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from rnnkernels import _graph
-from rnnkernels._checks.formats import check_found, check_known, check_model_input, check_number, check_operators
+from rnnkernels._checks.arrays import check_shape
+from rnnkernels._checks.formats import (
+    check_found,
+    check_known,
+    check_made,
+    check_model_input,
+    check_number,
+    check_operators,
+)
 from rnnkernels.convert._form import make_layer
 from rnnkernels.convert._onnx import from_onnx_node
 from rnnkernels.layers import Layer
@@ -29,6 +37,11 @@ class Model:
         self._constants, self._values = graph.constants, graph.inputs
         self.inputs = tuple(value.name for value in graph.inputs)
         self.outputs = tuple(graph.outputs)
+        made = {"", *graph.constants, *self.inputs}
+        for node in graph.nodes:
+            check_made(f"the inputs of {node}", node.inputs, made)
+            made.update(node.outputs)
+        check_made("the outputs of the model", graph.outputs, made)
         last = {name: k for k, node in enumerate(graph.nodes) for name in node.inputs}
         kept = {"", *graph.constants, *graph.outputs}
         self._steps = [
@@ -100,11 +113,20 @@ def _run_recurrent(
     initial_c: np.ndarray | None = None,
     P: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Run a recurrent node; the layers have its weights W, R, B and P already."""
+    """Run a recurrent node; the layers have W, R, B and P already. Half precision is computed in float32."""
     batch = 0 if is_batch_major else 1  # axis of sequences in x; directions lie before units and before the batch
-    x = np.moveaxis(x, batch, 0)
-    given = (initial_h, initial_c)[: len(layers[0][0]._family.cell.states)]
-    states = [None if state is None else np.moveaxis(state, 1 - batch, 0) for state in given]
+    layer, dtype = layers[0][0], x.dtype
+    x = np.moveaxis(x, batch, 0).astype(layer.dtype, copy=False)
+    given = (initial_h, initial_c)[: len(layer._family.cell.states)]
+    symbols, shape = "(directions, N, H)", (len(R), len(x), R.shape[2])
+    if is_batch_major:
+        symbols, shape = "(N, directions, H)", (len(x), len(R), R.shape[2])
+    states = []
+    for name, state in zip(("initial_h", "initial_c"), given, strict=False):
+        if state is not None:
+            check_shape(name, state, symbols, shape, f"`X` and `R` of {owner}")
+            state = np.moveaxis(state, 1 - batch, 0).astype(layer.dtype, copy=False)
+        states.append(state)
     outputs, last = [], []
     for k, (layer, backwards) in enumerate(layers):
         own = tuple([None if state is None else state[k] for state in states])
@@ -112,7 +134,8 @@ def _run_recurrent(
         outputs.append(result.h)
         last.append(result.state)
     y = np.stack([np.moveaxis(h, 0, batch) for h in outputs], axis=2 if is_batch_major else 1)
-    return y, *(np.stack(state, axis=1 - batch) for state in zip(*last, strict=True))
+    results = (y, *(np.stack(state, axis=1 - batch) for state in zip(*last, strict=True)))
+    return tuple([result.astype(dtype, copy=False) for result in results])
 
 
 def load(source: Any) -> Model:
@@ -122,7 +145,8 @@ def load(source: Any) -> Model:
     ----------
     source : path-like or onnx.ModelProto
         The model. Recurrent nodes are RNN, LSTM and GRU, with constant weights; what lies between them is what
-        exporters of PyTorch and Keras write for dense layers, activations and changes of shape.
+        exporters of PyTorch and Keras write for dense layers, activations and changes of shape. Recurrent nodes of half
+        precision are computed in float32.
 
     Returns
     -------
@@ -134,7 +158,7 @@ def load(source: Any) -> Model:
     ModuleNotFoundError
         If the package onnx is not installed, which is the extra `onnx`.
     ValueError
-        If the model has nodes that cannot run here; the message names them.
+        If the model has nodes that cannot run here, or needs what is not in it; the message names them.
 
     See Also
     --------

@@ -130,6 +130,8 @@ class Call:
     """Kernels that were compiled in the process meanwhile."""
     loaded: int
     """Kernels whose machine code was loaded from the disk cache meanwhile."""
+    recording_seconds: float
+    """What it took to record the call, before and after it; no part of `seconds`."""
 
     @property
     def gflops(self) -> float:
@@ -358,6 +360,7 @@ def _make_call(record: recorder.Record, clock: _Clock) -> Call:
         peak_bytes=record.peak_bytes,
         compiled=record.compiled,
         loaded=record.loaded,
+        recording_seconds=record.recording_ns / 1e9,
     )
 
 
@@ -470,7 +473,7 @@ def _table_lines(calls: list[Call]) -> str:
     ]
     code = [(sum(call.compiled for call in calls), "compiled"), (sum(call.loaded for call in calls), "loaded")]
     if any(count for count, _ in code):
-        lines.append("    machine code: " + ", ".join(f"{count} kernels {how}" for count, how in code if count))
+        lines.append("    machine code: " + ", ".join(f"{kernels_text(count)} {how}" for count, how in code if count))
     lines.append(f"    {'phase':<12}{'time':>10}{'share':>8}{'GFLOP/s':>10}{'GB/s':>9}{'of limit':>10}   each thread")
     lines.append(_phase_line("all", mean, mean, first.flops, first.bytes, first.limit_seconds, ""))
     for name in PHASES:
@@ -516,6 +519,11 @@ def time_text(seconds: float) -> str:
         if abs(seconds) >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e9:.0f} ns"
+
+
+def kernels_text(count: int) -> str:
+    """A number of kernels."""
+    return f"{count} kernel{'s' * (count != 1)}"
 
 
 def size_text(n_bytes: int) -> str:

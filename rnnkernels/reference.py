@@ -1064,8 +1064,8 @@ def _variant(
     """What an LSTM is beside the plain one; None for that."""
     if peepholes is None and not coupled and cell_clip is clip is None:
         return None
-    bounds = [np.inf if bound is None else bound for bound in (cell_clip, clip)]
-    return _Variant(peepholes, coupled, *bounds, peepholes is cell_clip is None and not coupled)
+    bound, of_arguments = (np.inf if limit is None else limit for limit in (cell_clip, clip))
+    return _Variant(peepholes, coupled, bound, of_arguments, peepholes is cell_clip is None and not coupled)
 
 
 def _lstm_cell_forward(

@@ -40,7 +40,7 @@ class StackCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all its arrays, those that the caller has, too."""
-        arrays = [*(array for part in self.parts for array in (*part, part.projection)), *self.masks]
+        arrays = [*(array for part in self.parts for array in part.arrays()), *self.masks]
         return sum({id(array): array.nbytes for array in arrays if array is not None}.values())
 
     def __repr__(self) -> str:

@@ -42,7 +42,7 @@ from typing import Any, NamedTuple, NoReturn
 try:
     import numpy as np
     from _cells import CELLS, available_cells
-    from _training import Adam, StopRequest, positive_float, positive_int, split
+    from _training import Adam, StopRequest, positive_float, positive_int, seed, split
     from tqdm import tqdm
 
     import rnnkernels
@@ -176,7 +176,7 @@ def parse_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, Se
     setting("warm-up", "steps that a stream reads before it forecasts", type=positive_int, metavar="STEPS")
     setting("forecast", "steps to forecast", type=positive_int, metavar="STEPS")
     setting("starts", "places from which to forecast", type=positive_int, metavar="COUNT")
-    setting("seed", "seed of the weights and of the start of a system", type=int, metavar="NUMBER")
+    setting("seed", "seed of the weights and of the start of a system", type=seed, metavar="NUMBER")
     parser.add_argument("--quick", action="store_true", help="a shorter series and less training")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what a run leaves (default: out)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="the plot (default: forecast.png in OUT)")
@@ -187,12 +187,10 @@ def parse_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, Se
         args.plot = args.out / "forecast.png"
     elif args.plot.suffix.lower() != ".png" or args.plot.is_dir():
         parser.error(f"--plot must name a file that ends with .png; got {args.plot}")
-    elif not args.plot.parent.is_dir():
+    elif not args.plot.parent.is_dir() and not args.out.resolve().is_relative_to(args.plot.parent.resolve()):
         parser.error(f"--plot: there is no folder {args.plot.parent}")
     if "data" in given and "length" in given:
         parser.error("--length is that of a computed series; leave it out with --data")
-    if given.get("seed", 0) < 0:
-        parser.error(f"--seed must be at least 0, got {given['seed']}")
     return args, Settings(**(QUICK if args.quick else {}) | given)
 
 
@@ -246,11 +244,20 @@ def mapped(path: Path) -> Source:
     return Source(path.name, columns, len(series), None, series, lambda: iter(()))
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number, not finite ones included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def table(path: Path) -> Source:
     """A series in a text file of columns that commas separate, perhaps with a line of names."""
 
     def lines() -> Iterator[str]:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             yield from (line for line in file if line.strip() and not line.lstrip().startswith("#"))
 
     def numbers(some: list[str]) -> np.ndarray:
@@ -267,6 +274,9 @@ def table(path: Path) -> Source:
         numbers([",".join(first)])
         columns, names = tuple(f"column {k}" for k in range(len(first))), 0
     except ValueError:
+        if any(map(is_number, first)):
+            field = next(field.strip() for field in first if not is_number(field))
+            stop(f"the first line of {path} holds numbers, but '{field}' too: it must be all numbers or all names.")
         columns, names = tuple(name.strip().strip('"') for name in first), 1
 
     def blocks() -> Iterator[np.ndarray]:

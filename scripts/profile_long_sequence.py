@@ -123,6 +123,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             value = int(float(text))
         except (ValueError, OverflowError):
             raise argparse.ArgumentTypeError(f"must be numbers such as 1000 or 1e3, got {text!r}") from None
+        if value != float(text):
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text}")
         if value < 1 or value >= 1 << 62:
             raise argparse.ArgumentTypeError(f"must be at least 1 and below 2**62, got {text}")
         return value
@@ -141,9 +143,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder of the results")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with interactive plots, too")
     options = parser.parse_args(arguments)
-    if options.html and not options.html.parent.is_dir():
+    out = options.out.resolve()  # which is made, with the folders that it is in
+    if options.html and not options.html.parent.is_dir() and not out.is_relative_to(options.html.parent.resolve()):
         parser.error(f"--html: there is no folder {options.html.parent}")
-    if options.html and options.html.is_dir():
+    if options.html and (options.html.is_dir() or out.is_relative_to(options.html.resolve())):
         parser.error(f"--html: {options.html} is a folder; name a file in it")
     if options.html and find_spec("plotly") is None:
         parser.error('--html needs plotly: python -m pip install -e ".[profile]"')
@@ -179,11 +182,22 @@ class Problem:
         self.rng = np.random.default_rng(0)
         self.sizes = N, D, H
         self.gates = gates
+        self._check_memory()
         self.weights = (
             self._normal(D, gates * H) / np.sqrt(D, dtype=options.dtype),
             self._normal(H, gates * H) / np.sqrt(H, dtype=options.dtype),
             self._normal(gates * H),
         )
+
+    def _check_memory(self) -> None:
+        """End if the weights, packed once more, and their gradients would take more memory than is free."""
+        _, D, H = self.sizes
+        n_bytes = (D + H + 1) * self.gates * H * np.dtype(self.options.dtype).itemsize * (2 + self.options.training)
+        if n_bytes > MEMORY_SHARE * free_bytes():
+            sys.exit(
+                f"Weights of H = {H:,} and D = {D:,} take {n_bytes / 1e9:,.1f} GB of memory, as they are and packed; "
+                f"{free_bytes() / 1e9:,.1f} are free: take a smaller --hidden or --inputs."
+            )
 
     def _normal(self, *shape: int) -> np.ndarray:
         return self.rng.standard_normal(shape, self.options.dtype)
@@ -214,6 +228,10 @@ class Problem:
         _, cache = forward(x, h0, *self.weights, keep_cache=dh is not None, num_threads=threads)
         if dh is not None:
             backward(dh, cache, num_threads=threads)
+
+    def fits(self, T: int) -> bool:
+        """Whether there is memory for T steps."""
+        return self.needs_bytes(T) <= MEMORY_SHARE * free_bytes()
 
     def needs_bytes(self, T: int) -> float:
         """Memory that T steps take, about: inputs and results, and for training cache and gradients."""
@@ -547,11 +565,12 @@ def main(arguments: list[str] | None = None) -> int:
     status = 0
     load = OtherLoad([os.getpid()])
     try:
-        measure(problem, lengths[0])  # compiles, and measures the limits of the machine
+        if problem.fits(lengths[0]):
+            measure(problem, lengths[0])  # compiles, and measures the limits of the machine
         load = OtherLoad([os.getpid()])
         with tqdm(total=sum(lengths), unit="step", leave=False, disable=None) as bar:
             for T in lengths:
-                if problem.needs_bytes(T) > MEMORY_SHARE * free_bytes():
+                if not problem.fits(T):
                     bar.write(f"{T:>9}  left out: it needs {problem.needs_bytes(T) / 1e9:.1f} GB", file=sys.stdout)
                     continue
                 points.append(measure(problem, T))

@@ -38,7 +38,7 @@ from typing import Any
 try:
     import numpy as np
     from _cells import CELLS, available_cells
-    from _training import Adam, StopRequest, Weights, positive_float, positive_int, split
+    from _training import Adam, StopRequest, Weights, positive_float, positive_int, seed, split
     from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
@@ -106,7 +106,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     setting("batch", "windows per minibatch, N", type=positive_int, metavar="N")
     setting("window", "characters per window, T", type=positive_int, metavar="T")
     setting("learning-rate", "Adam's highest learning rate", type=positive_float, metavar="RATE")
-    setting("seed", "seed of weights and windows", type=int)
+    setting("seed", "seed of weights and windows", type=seed)
     setting("seconds", "train so long, earlier runs included", type=positive_float)
     setting("steps", "train so many minibatches, earlier runs included, instead of a time", type=positive_int)
 
@@ -198,13 +198,18 @@ def weight_shapes(settings: Settings, n_words: int) -> dict[str, tuple[int, ...]
     return {"embedding": (n_words, D), **recurrent, "W_out": (H, n_words), "b_out": (n_words,)}
 
 
+def count_weights(settings: Settings, n_words: int) -> int:
+    """How many numbers the model is made of."""
+    return sum(math.prod(shape) for shape in weight_shapes(settings, n_words).values())
+
+
 def check_memory(settings: Settings, n_words: int) -> None:
     """End with a clear message if training would take more memory than the machine has."""
     try:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
         available = sys.maxsize
-    n_weights = sum(math.prod(shape) for shape in weight_shapes(settings, n_words).values())
+    n_weights = count_weights(settings, n_words)
     # Weights, gradient, what Adam keeps and computes with; and of each character what the layers keep and return.
     n_kept = 2 * settings.embedding + 12 * settings.layers * settings.hidden + 3 * n_words
     n_kept *= settings.batch * settings.window
@@ -220,7 +225,7 @@ def check_memory(settings: Settings, n_words: int) -> None:
 def initial_weights(settings: Settings, n_words: int, rng: np.random.Generator) -> np.ndarray:
     """Draw weights that keep the variance of what passes through them; biases are zero but those of open gates."""
     shapes = weight_shapes(settings, n_words)
-    flat = np.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype=settings.dtype)
+    flat = np.zeros(count_weights(settings, n_words), dtype=settings.dtype)
     weights = split(flat, shapes)
     cell = CELLS[settings.cell]
     layers = cell.parameters(settings.layers)
@@ -610,6 +615,13 @@ def main(arguments: list[str] | None = None) -> int:
         if digest != resumed.text_digest:
             sys.exit(f"The text is not the one that {checkpoint} was trained on (or --max-chars or Python changed).")
         run = resumed
+        expected = (count_weights(settings, len(vocabulary)),), settings.dtype
+        for array in (run.weights, run.adam.mean, run.adam.square):
+            if (array.shape, array.dtype) != expected:
+                sys.exit(
+                    f"{checkpoint} is damaged: of its settings there are {expected[0][0]:,} weights of {expected[1]}; "
+                    f"it holds {array.dtype} of shape {array.shape}."
+                )
     else:
         check_memory(settings, len(vocabulary))
         rng = np.random.default_rng(settings.seed)

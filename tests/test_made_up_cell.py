@@ -19,7 +19,8 @@ LEAK = 0.25
 
 
 @inlined
-def leaky_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own, own0):
+def leaky_forward(first, end, work, z, product, h_prev, h, tape, tape0, track, track_prev, track_next, own, own0,
+                  clip):  # fmt: skip
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         n = tanh(load(work, z + j))
         value = fma(n - load(work, h_prev + j), LEAK, load(work, h_prev + j))
@@ -35,7 +36,7 @@ def leaky_output(first, end, tape, tape0, track, track0, work, h):
 
 @inlined
 def leaky_backward(first, end, tape, tape0, track, track_prev, track_next, work, dh, dh_prev, dtrack, dtrack0,
-                   h, dz, dm, own, own0):  # fmt: skip
+                   h, dz, dm, own, own0, bounds):  # fmt: skip
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         n, dh_t = load(tape, tape0 + j), load(work, dh + j)
         store(work, h + j, load(track, track_next + j))

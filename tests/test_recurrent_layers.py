@@ -174,3 +174,36 @@ def test_steps__into_memory_that_overlaps_the_input_are_right(rng):
 def test_repr__tells_which_variant_it_is(cell, options, told):
     layer = getattr(rnnkernels, cell).create(3, 4, **options)
     assert repr(layer) == f"{cell}(D=3, H=4, {told}dtype=float32)"
+
+
+@pytest.mark.parametrize("N", [1, 2, 3])
+@pytest.mark.parametrize("cell", ["RNN", "LSTM", "GRU"])
+def test_step__names_a_state_that_is_not_one_of_the_cell(rng, cell, N):
+    layer = getattr(rnnkernels, cell).create(3, 4, rng=rng)
+    x, h = np.ones((N, 3), np.float32), np.full((N, 4), 0.5, np.float32)
+    wrong = [(h,), (h, h, h), h, 5] if cell == "LSTM" else [(h, h), (h, np.zeros((1, 1)))]
+    for state in wrong:
+        with pytest.raises(ValueError, match="`state` must be a tuple"):
+            layer.step(x, state)
+    if cell == "LSTM":
+        assert_same_bits(layer.step(x, [h, h]).c, layer.step(x, (h, h)).c)
+    else:
+        assert_same_bits(layer.step(x, h).h, layer.step(x, (h,)).h)
+        assert_same_bits(layer.step(x, h.tolist()).h, layer.step(x, h).h)
+
+
+def test_replace__keeps_the_dtype(rng):
+    layer = rnnkernels.GRU.create(3, 4, rng=rng)
+    layer.replace(b=[0] * 12, Wx=layer.parameters["Wx"] - np.float64(0.1))
+    assert layer.dtype == np.float32
+    assert layer.forward(np.ones((1, 2, 3))).h.dtype == np.float32
+
+
+@pytest.mark.parametrize("clip", [np.float32(5), np.int64(5), 5, 1e300, 10**400])
+def test_save__takes_any_number_as_a_clip(rng, tmp_path, clip):
+    pytest.importorskip("safetensors")
+    layer = rnnkernels.LSTM.create(3, 4, cell_clip=clip, clip=clip, rng=rng)
+    layer.save(tmp_path / "layer.safetensors")
+    x = np.ones((1, 2, 3), np.float32)
+    assert_same_bits(rnnkernels.LSTM.load(tmp_path / "layer.safetensors").forward(x).h, layer.forward(x).h)
+    assert_same_bits(layer.stream().steps(x), layer.forward(x).h)

@@ -5,7 +5,7 @@ import pytest
 from helpers import DTYPES, GATES, assert_same_bits, function, make_arguments
 
 import rnnkernels
-from rnnkernels import affine, embedding, loss, reference
+from rnnkernels import affine, embedding, loss, reference, rnn
 from rnnkernels._checks import arrays
 from rnnkernels.kernels.cell import cells
 
@@ -242,3 +242,41 @@ def test_small_call__takes_transposes_as_others_do(rng, cell):
         assert_same_bits(result.h, want.h)
         for got, wanted in zip(backward(result.h, result.cache), expected, strict=True):
             assert_same_bits(got, wanted)
+
+
+def test_calls__with_many_rows_leave_no_memory_behind(rng):
+    W = [rng.standard_normal(shape) for shape in ((2, 4), (4, 4), (4,))]
+    kept = []
+    for N in range(20000, 20010):
+        h, cache = rnnkernels.rnn_step_forward(np.zeros((N, 2)), np.zeros((N, 4)), *W)
+        rnnkernels.rnn_step_backward(h, cache)
+        kept.append(len(rnn.FAMILY.small) + len(rnn.FAMILY.small_backward))
+    assert kept[-1] == kept[0]
+
+
+def test_num_threads__that_equals_a_remembered_one_is_checked(rng):
+    arguments = np.ones((2, 3, 3)), None, np.ones((3, 4)), np.ones((4, 4)), np.zeros(4)
+    result = rnnkernels.rnn_forward(*arguments, num_threads=1)
+    rnnkernels.rnn_backward(result.h, result.cache, num_threads=1)
+    for wrong in (1.0, True, [], "1"):
+        with pytest.raises(TypeError, match="`num_threads` must be"):
+            rnnkernels.rnn_forward(*arguments, num_threads=wrong)
+        with pytest.raises(TypeError, match="`num_threads` must be"):
+            rnnkernels.rnn_backward(result.h, result.cache, num_threads=wrong)
+    with pytest.raises(ValueError, match="`num_threads` must be at least 1"):
+        rnnkernels.rnn_forward(np.ones((0, 3, 3)), *arguments[1:], num_threads=-3)
+
+
+def test_outputs__that_are_no_word_are_named(rng):
+    arguments = np.ones((2, 3, 3)), None, np.ones((3, 4)), np.ones((4, 4)), np.zeros(4)
+    for wrong in (np.array(["all", "last"]), None, 3):
+        with pytest.raises(ValueError, match="`outputs` must be one of"):
+            rnnkernels.rnn_forward(*arguments, outputs=wrong)
+
+
+def test_step_backward__refuses_the_cache_of_sequences(rng):
+    W = rng.standard_normal((3, 4)), rng.standard_normal((4, 4)), np.zeros(4)
+    for T, options in ((1, {"lengths": [0, 1]}), (3, {"lengths": [1, 1]}), (3, {}), (3, {"checkpoint_every": 1})):
+        _, cache = rnnkernels.rnn_forward(rng.standard_normal((2, T, 3)), np.zeros((2, 4)), *W, **options)
+        with pytest.raises(ValueError, match="`cache` must be that of rnn_step_forward"):
+            rnnkernels.rnn_step_backward(np.ones((2, 4)), cache)

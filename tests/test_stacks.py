@@ -391,7 +391,7 @@ def test_layers__overlap_only_where_that_is_asked_for_and_possible(rng, monkeypa
             here.setattr(_tuning, name, value)
             layer.forward(x, num_threads=2)
     assert len(names) == 1
-    with _threads._pool.free:  # another call has the threads
+    with _threads.Team(2):  # another call has the threads
         layer.forward(x, num_threads=2)
     assert len(names) == 1
 

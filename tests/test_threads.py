@@ -257,6 +257,23 @@ def test_team__that_is_interrupted_while_it_assembles_gives_the_pool_back(pool, 
         assert meet(team) == [0, 0, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
+def test_pool__is_free_when_who_has_taken_it_is_gone(pool):
+    """An interrupt may come right after a call has taken the threads, before anything could give them back."""
+    team, other = _threads.Team(2), _threads.Team(2)
+    assert pool.take(team)
+    pool.board[kernels.AT_WORK] = 1
+    assert not pool.take(other)
+    del team
+    assert pool.is_free
+    assert pool.board[kernels.AT_WORK] == 0
+    assert pool.take(other)
+    pool.give_back()
+    third = _threads.Team(2)
+    assert pool.take(third)
+    del other  # it had given the threads back
+    assert not pool.is_free
+
+
 def test_pool__serves_teams_of_any_size_and_no_member_is_too_many(pool):
     for threads in (2, 3, 2, 6, 1, 4):
         with _threads.Team(threads) as team:
@@ -460,9 +477,9 @@ def test_long_step__that_is_interrupted_has_the_pool_until_it_ends(pool, monkeyp
     monkeypatch.setattr(_threads, "wait", interrupt)
     with pytest.raises(KeyboardInterrupt), _threads.Team(2) as team:
         team.run(lambda board, member: may_end.wait(), (), (), _tuning.UNSEEN_FLOPS)
-    assert pool.free.locked()
+    assert not pool.is_free
     may_end.set()
-    wait_until(lambda: not pool.free.locked())
+    wait_until(lambda: pool.is_free)
     assert pool.board[kernels.AT_WORK] == 0
 
 

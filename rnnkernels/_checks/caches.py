@@ -174,16 +174,16 @@ def check_cache_array(name: str, array: Any, axes: int | None, dtype: np.dtype |
     )
 
 
-def check_single_step(T: int, forward: str) -> None:
-    """Reject the cache of a sequence of T steps where that of a step is wanted.
+def check_single_step(cache: Any, T: int, forward: str) -> None:
+    """Reject the cache of sequences of T steps, or of some lengths, where that of a step is wanted.
 
     Raises
     ------
     ValueError
         If it is not of one step.
     """
-    if T != 1:
+    if T != 1 or cache.spans is not None or cache.checkpoints is not None:
         raise ValueError(
-            f"`cache` must be that of {forward}, of a single step; got one of T = {T} steps."
+            f"`cache` must be that of {forward}, of a single step; got that of a sequence, of T = {T} steps."
             " Go back through a sequence with the backward function of its forward function."
         )

@@ -1,6 +1,7 @@
 """Checks of the arguments of recurrent cells: weights, biases, peepholes, and the input and the states of a call."""
 
 import math
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def check_arguments(
     if len(biases) > 1:
         biases = whole_biases(biases)
     given = (x, *states, Wx, Wh, *biases.values())
-    if type(x) is np.ndarray and x.ndim == axes and is_plain(x.dtype, given):
+    if type(x) is np.ndarray and x.ndim == axes and is_plain(x.dtype, given) and len(states) == len(cell.states):
         shape, (N, P) = x.shape, states[0].shape if states[0].ndim == 2 else (0, -1)
         D, H, whole = shape[-1], P, tuple(biases.values())
         if cell.projected and states[1].ndim == 2:
@@ -225,7 +226,12 @@ def check_bound(name: str, bound: Any, of_what: str) -> float:
         raise TypeError(f"`{name}` must be a number; got {type(bound).__name__}.")
     if not bound > 0:
         raise ValueError(f"`{name}` must be positive, the largest magnitude of {of_what}; got {bound}.")
-    return float(bound)
+    return float(min(bound, sys.float_info.max)) if bound < math.inf else math.inf
+
+
+def in_range(bound: float, dtype: np.dtype) -> float:
+    """A bound, or infinity if it is more than all numbers of a dtype."""
+    return bound if bound <= float(np.finfo(dtype).max) else math.inf
 
 
 def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.ndarray | None:
@@ -249,7 +255,7 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
     peepholes = check_given_float("peepholes", peepholes)
     check_shape("peepholes", peepholes, f"({seen}, H)", (seen, H), "`Wh`")
     own = np.zeros((seen + 1, H), peepholes.dtype)
-    own[:seen], own[seen] = peepholes, cell_clip
+    own[:seen], own[seen] = peepholes, in_range(cell_clip, peepholes.dtype)
     return own.reshape(-1)
 
 
@@ -257,7 +263,7 @@ def check_peepholes(cell: Cell, peepholes: Any, cell_clip: Any, Wh: Any) -> np.n
 def _bound_alone(seen: int, H: int, cell_clip: float, dtype: np.dtype) -> np.ndarray:
     """No peepholes, and the bound; read-only, since calls share it."""
     own = np.zeros((seen + 1, H), dtype)
-    own[seen] = cell_clip
+    own[seen] = in_range(cell_clip, dtype)
     own.setflags(write=False)
     return own.reshape(-1)
 

@@ -8,7 +8,7 @@ import numpy as np
 from rnnkernels._checks.arrays import FLOAT32, FLOAT64, as_array, check_axes, check_shape
 
 
-def refuse_file(path: Any, reason: object) -> NoReturn:
+def refuse_file(path: Any, reason: object, kind: str = "that a layer of this class has saved") -> NoReturn:
     """Say why a file cannot be loaded.
 
     Raises
@@ -16,7 +16,7 @@ def refuse_file(path: Any, reason: object) -> NoReturn:
     ValueError
         Always.
     """
-    raise ValueError(f"`path` must name a safetensors file that a layer of this class has saved; {path}: {reason}")
+    raise ValueError(f"`path` must name a safetensors file {kind}; {path}: {reason}")
 
 
 CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -28,7 +28,6 @@ CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
         "merge_mode": ("concat",),
     },
     "onnx": {
-        "activations": (["Tanh"], ["Relu"], ["Sigmoid", "Tanh"], ["Sigmoid", "Tanh", "Tanh"]),
         "activation_alpha": ([],),
         "activation_beta": ([],),
         "input_forget": (0, 1),
@@ -37,15 +36,17 @@ CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
 """What attributes of recurrent layers from elsewhere may be, of those that change what a layer computes."""
 
 
-def check_convertible(source: str, owner: str, attributes: Mapping[str, Any]) -> None:
+def check_convertible(source: str, owner: str, attributes: Mapping[str, Any], **more: tuple[Any, ...]) -> None:
     """Reject a layer from elsewhere that computes what no cell here does; attributes that it does not have are fine.
+
+    What an attribute may be that depends on the kind of layer comes in `more`.
 
     Raises
     ------
     ValueError
-        If an attribute has a value that is not in `CONVERTIBLE`; the message names it.
+        If an attribute has a value that is not in `CONVERTIBLE` or `more`; the message names it.
     """
-    for name, allowed in CONVERTIBLE[source].items():
+    for name, allowed in {**CONVERTIBLE[source], **more}.items():
         if name in attributes and attributes[name] not in allowed:
             raise ValueError(
                 f"`{name}` of {owner} must be {' or '.join(map(repr, allowed))}, since no cell of this package computes"
@@ -160,6 +161,38 @@ def check_same(name: str, value: Any, wanted: Any) -> None:
         raise ValueError(f"`{name}` must be {wanted!r}, as it is of the layer; got {value!r}.")
 
 
+def check_alike(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Reject parts of one layer, by name, whose options differ.
+
+    Raises
+    ------
+    ValueError
+        If they do; the message says which option, and what each part has.
+    """
+    for name, wanted in next(iter(parts.values()), {}).items():
+        values = {part: options.get(name) for part, options in parts.items()}
+        if any(value != wanted for value in values.values()):
+            got = ", ".join(f"{value!r} of {part}" for part, value in values.items())
+            raise ValueError(
+                f"`{name}` must be the same of all that becomes one layer; got {got}. Convert them singly."
+            )
+
+
+def check_forward(owner: str, is_backward: bool) -> None:
+    """Reject a node of ONNX that goes backwards where a layer is made of it.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    if is_backward:
+        raise ValueError(
+            f"`direction` of {owner} must be 'forward' or 'bidirectional'; got 'reverse': the node runs backwards,"
+            " which a layer alone does not. `rnnkernels.onnx.load` runs the model."
+        )
+
+
 def check_reset_after(owner: str, reset_after: bool) -> None:
     """Reject a GRU whose reset gate acts before the product where there is no such thing.
 
@@ -211,6 +244,22 @@ def check_operators(nodes: Iterable[Any]) -> None:
             f"the model has nodes that cannot run here: {', '.join(listed[:8])}{more}. `help(rnnkernels.onnx.load)`"
             " lists what can; `rnnkernels.convert.from_onnx` takes a recurrent node out of any model."
         )
+
+
+def check_made(owner: str, names: Iterable[str], made: Iterable[str]) -> None:
+    """Reject values of an ONNX model that nothing gives.
+
+    Raises
+    ------
+    ValueError
+        If one of `names` is not among `made`.
+    """
+    for name in names:
+        if name not in made:
+            raise ValueError(
+                f"{owner} must come from inputs, initializers and nodes before; `{name}` does not. A sparse initializer"
+                " cannot be read here: store it as a dense one."
+            )
 
 
 def check_model_input(name: str, value: Any, dtype: np.dtype, shape: tuple[int | str, ...] | None) -> np.ndarray:

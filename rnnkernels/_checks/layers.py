@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks.arrays import check_axes, check_given_floats, check_shape
+from rnnkernels._checks.arrays import check_axes, check_given_float, check_given_floats, check_shape
 from rnnkernels._checks.cells import hidden_units
 from rnnkernels._checks.settings import check_count, check_float_dtype
 from rnnkernels.kernels.cell import Cell
@@ -17,18 +17,19 @@ def check_layer_sizes(D: Any, H: Any, dtype: Any) -> tuple[int, int, np.dtype]:
     return check_count("D", D, 0), check_count("H", H), check_float_dtype("dtype", dtype)
 
 
-def check_replacements(parameters: dict[str, np.ndarray], given: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters with those that are given in the place of the old ones.
+def check_replacements(parameters: dict[str, np.ndarray], given: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
+    """Return parameters with those that are given, in a dtype, in the place of the old ones.
 
     Raises
     ------
-    ValueError
-        If a name is unknown.
+    TypeError, ValueError
+        If a name is unknown, or an argument is neither of float32 or float64 nor of integers.
     """
     for name in given:
         if name not in parameters:
             raise ValueError(f"`{name}` is no parameter of this layer; it has {', '.join(parameters)}.")
-    return {**parameters, **given}
+    new = {name: check_given_float(name, array).astype(dtype, copy=False) for name, array in given.items()}
+    return {**parameters, **new}
 
 
 def suffixes(layers: int, directions: int) -> list[str]:

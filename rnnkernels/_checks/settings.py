@@ -32,7 +32,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     ValueError
         If it is not.
     """
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 

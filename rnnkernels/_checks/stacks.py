@@ -61,7 +61,7 @@ def check_stack_dstate(states: tuple[str, ...], dstate: Any, count: int, sizes: 
 
 
 def check_state_tuple(name: str, prefix: str, states: tuple[str, ...], value: Any) -> tuple[Any, ...]:
-    """Return a state as a tuple; None is zero, and whatever is no tuple the only one.
+    """Return a state as a tuple; None is zero, a list does where there are several, and else it is the only one.
 
     Raises
     ------
@@ -70,7 +70,8 @@ def check_state_tuple(name: str, prefix: str, states: tuple[str, ...], value: An
     """
     if value is None:
         return (None,) * len(states)
-    parts = value if isinstance(value, tuple) else (value,)
+    is_several = isinstance(value, tuple) or (isinstance(value, list) and len(states) > 1)
+    parts = tuple(value) if is_several else (value,)
     if len(parts) != len(states):
         names = ", ".join(prefix + state for state in states)
         raise ValueError(f"`{name}` must be a tuple ({names}); got {len(parts)} of them.")

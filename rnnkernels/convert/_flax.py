@@ -65,7 +65,8 @@ def from_flax_params(params: Mapping[str, Any]) -> Weights:
     ]
     half = len(cell.gates)
     Wx, Wh = (np.concatenate(blocks, axis=1) for blocks in (kernels[:half], kernels[half:]))
-    return direction(GATES, "kernels of h", Wx, Wh, np.concatenate(biases[:half]), np.concatenate(biases[half:]))
+    known_as = "kernels of h", "biases of i", "biases of h"
+    return direction(GATES, known_as, Wx, Wh, np.concatenate(biases[:half]), np.concatenate(biases[half:]))
 
 
 def _parts(cell: Cell) -> list[str]:

@@ -49,7 +49,7 @@ def exchange(array: np.ndarray, given: Sequence[str], wanted: Sequence[str]) -> 
 
 def direction(
     given: Mapping[str, Sequence[str]],
-    name: str,
+    known_as: tuple[str, str, str],
     Wx: Any,
     Wh: Any,
     first: Any,
@@ -58,13 +58,14 @@ def direction(
 ) -> Weights:
     """Weights of one direction, checked, from arrays (D, GH), (H, GH) and two biases (GH,) or None, always copies.
 
-    The gates are in the order that `given` has for the cell; `name` is what the caller knows `Wh` by. The second bias
-    of a cell that has only one is added to the first. With a projection (H, P), Wh is (P, GH).
+    The gates are in the order that `given` has for the cell; `known_as` is what the caller calls `Wh` and the biases.
+    The second bias of a cell that has only one is added to the first. With a projection (H, P), Wh is (P, GH).
     """
-    cell = cell_of(name, Wh, projection)
+    cell = cell_of(known_as[0], Wh, projection)
     zero = np.zeros(Wh.shape[1], Wh.dtype)
     first, second = (zero if bias is None else bias for bias in (first, second))
-    check_shape("the second bias", second, "(GH,)", first.shape, "the first")
+    for name, bias in zip(known_as[1:], (first, second), strict=True):
+        check_shape(name, bias, "(GH,)", zero.shape, f"`{known_as[0]}`")
     biases = (first, second) if cell.bias_count > 1 else (first + second,)
     if cell.projected:
         biases = *biases, check_projection(cell, projection, biases[0])
@@ -103,7 +104,8 @@ def directions(layer: Mapping[str, Any]) -> list[Weights]:
         cell = cell_of(f"Wh{suffix}", weights["Wh"], weights.get("projection"))
         check_known("`parameters`", weights, ("Wx", "Wh", *cell.biases))
         biases = weights["b"], weights.get("bh")
-        result.append(direction(GATES, f"Wh{suffix}", weights["Wx"], weights["Wh"], *biases, weights.get("projection")))
+        known_as = f"Wh{suffix}", f"b{suffix}", f"bh{suffix}"
+        result.append(direction(GATES, known_as, weights["Wx"], weights["Wh"], *biases, weights.get("projection")))
     return result
 
 

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from rnnkernels._checks.formats import check_array, check_convertible, check_kind, check_number, check_same
+from rnnkernels._checks.formats import check_alike, check_array, check_convertible, check_kind, check_number
 from rnnkernels.convert._form import Weights, arranged, both, direction, make_layer, one_layer, stack
 from rnnkernels.layers import Layer
 
 GATES = {"rnn": "h", "gru": "zrn", "lstm": "ifgo"}
 CLASSES = ("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell")
 WRAPPERS = ("Bidirectional", "RNN")
+WRAPPED = {"layer": "forward_layer", "backward_layer": "backward_layer", "cell": "cell"}
+"""Attributes of wrappers, by what their configuration calls them."""
 
 
 def from_keras_weights(weights: Sequence[Any]) -> Weights:
@@ -62,7 +64,7 @@ def _direction(kernel: Any, recurrent_kernel: Any, bias: Any = None) -> Weights:
     if bias is not None:
         b = check_array("bias", bias, (1, 2))
         biases = (b, None) if b.ndim == 1 else (b[0], b[1])
-    return direction(GATES, "recurrent_kernel", Wx, Wh, *biases)
+    return direction(GATES, ("recurrent_kernel", "bias", "bias"), Wx, Wh, *biases)
 
 
 def to_keras_weights(parameters: Any, *, reset_after: bool | None = None) -> list[np.ndarray]:
@@ -111,7 +113,7 @@ def from_keras(*layers: Any) -> Layer:
     ----------
     *layers : keras.layers.Layer
         A built `SimpleRNN`, `LSTM` or `GRU`, an `RNN` of one of their cells, or a `Bidirectional` one of these; several
-        that follow one another become one stack.
+        that follow one another become one stack. All parts are of the same class, activation and `reset_after`.
 
     Returns
     -------
@@ -121,7 +123,8 @@ def from_keras(*layers: Any) -> Layer:
     Raises
     ------
     TypeError, ValueError
-        If it is something else, or has what no cell here has: another activation, steps that go backwards.
+        If it is something else, or has what no cell here has: another activation, steps that go backwards; or if parts
+        differ.
 
     Examples
     --------
@@ -129,33 +132,33 @@ def from_keras(*layers: Any) -> Layer:
     >>> model = keras.saving.load_model("model.keras")  # doctest: +SKIP
     >>> layer = convert.from_keras(model.get_layer("lstm"))  # doctest: +SKIP
     """
-    options = [_options(layer) for layer in layers]
-    for others in options:
-        check_same("reset_after", others.get("reset_after"), options[0].get("reset_after"))
-        check_same("activation", others.get("activation"), options[0].get("activation"))
+    parts: dict[str, dict[str, Any]] = {}
+    for k, layer in enumerate(layers):
+        parts |= _parts(f"layers[{k}]", type(layer).__name__, layer.get_config())
+    check_alike(parts)
     weights = stack(*(from_keras_weights(layer.get_weights()) for layer in layers))
-    return make_layer(weights, **(options[0] if options else {}))
+    options = next(iter(parts.values()))
+    return make_layer(weights, **{name: value for name, value in options.items() if name != "class"})
 
 
-def _options(layer: Any) -> dict[str, Any]:
-    """Check the configuration of a layer and of the layers that it wraps; what the class of a layer here is to know."""
-    name, config = type(layer).__name__, layer.get_config()
-    cells = [(name, config)]
-    if "layer" in config or "cell" in config:
-        check_kind("the layer of Keras", name, WRAPPERS)
-        check_convertible("keras", name, {name: value for name, value in config.items() if name != "activation"})
-        cells = [
-            (inner["class_name"], {**inner["config"], **({"go_backwards": False} if key == "backward_layer" else {})})
-            for key in ("layer", "backward_layer", "cell")
-            if (inner := config.get(key)) is not None
-        ]
-    found: dict[str, Any] = {}
-    for name, config in cells:
-        check_kind("the layer of Keras", name, CLASSES)
-        relu = config.get("activation") == "relu" and name.startswith("SimpleRNN")
-        check_convertible("keras", name, {**config, **({"activation": "tanh"} if relu else {})})
-        if relu:
-            found["activation"] = "relu"
-        if name.startswith("GRU") and not config.get("reset_after", True):
-            found["reset_after"] = False
-    return found
+def _parts(owner: str, kind: str, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Check the configuration of a layer and of what it wraps; class and options of each part, by name."""
+    inner = {key: config[key] for key in WRAPPED if config.get(key) is not None}
+    if inner:
+        check_kind("the layer of Keras", kind, WRAPPERS)
+        check_convertible("keras", kind, {name: value for name, value in config.items() if name != "activation"})
+        parts: dict[str, dict[str, Any]] = {}
+        for key, each in inner.items():
+            turned = {"go_backwards": False} if key == "backward_layer" else {}
+            parts |= _parts(f"{owner}.{WRAPPED[key]}", each["class_name"], {**each["config"], **turned})
+        return parts
+    check_kind("the layer of Keras", kind, CLASSES)
+    options: dict[str, Any] = {"class": kind.removesuffix("Cell")}
+    if options["class"] == "SimpleRNN":
+        options["activation"] = config.get("activation", "tanh")
+        check_convertible("keras", kind, config, activation=("tanh", "relu"))
+    else:
+        check_convertible("keras", kind, config)
+    if options["class"] == "GRU":
+        options["reset_after"] = bool(config.get("reset_after", True))
+    return {owner: options}

@@ -7,11 +7,21 @@ import numpy as np
 
 from rnnkernels import _graph
 from rnnkernels._checks.arrays import check_shape
-from rnnkernels._checks.formats import check_array, check_convertible, check_found, check_kind, check_number, check_same
+from rnnkernels._checks.formats import (
+    check_array,
+    check_convertible,
+    check_forward,
+    check_found,
+    check_kind,
+    check_number,
+    check_same,
+)
 from rnnkernels.convert._form import Weights, arranged, both, direction, directions, make_layer, one_layer
 from rnnkernels.layers import Layer
 
 GATES = {"rnn": "h", "gru": "zrn", "lstm": "iofg"}
+ACTIVATIONS = {"RNN": (["Tanh"], ["Relu"]), "GRU": (["Sigmoid", "Tanh"],), "LSTM": (["Sigmoid", "Tanh", "Tanh"],)}
+"""What those of a direction of a node may be."""
 WAYS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 """Whether each direction of a node goes backwards."""
 
@@ -68,7 +78,7 @@ def from_onnx_tensors(W: Any, R: Any, B: Any = None) -> Weights:
 
 def _direction(W: np.ndarray, R: np.ndarray, B: np.ndarray | None) -> Weights:
     biases = (None, None) if B is None else np.split(B, 2)
-    return direction(GATES, "R.T", W.T, R.T, *biases)
+    return direction(GATES, ("R.T", "B", "B"), W.T, R.T, *biases)
 
 
 def to_onnx_tensors(parameters: Any) -> dict[str, np.ndarray]:
@@ -114,11 +124,15 @@ def from_onnx_node(
     node: _graph.Node, constants: Mapping[str, np.ndarray]
 ) -> tuple[list[Weights], dict[str, Any], tuple[bool, ...]]:
     """Take the weights of a node of a graph, of each direction; with options of the layer, and which go backwards."""
-    attributes = _plain(node)
-    check_convertible("onnx", str(node), attributes)
+    attributes = dict(node.attributes)
+    ways = WAYS[check_kind(f"`direction` of {node}", attributes.get("direction", "forward"), WAYS)]
+    if activations := [name.capitalize() for name in attributes.pop("activations", [])]:
+        attributes["activations"] = activations
+    allowed = tuple(names * len(ways) for names in ACTIVATIONS[node.op])
+    check_convertible("onnx", str(node), attributes, activations=allowed)
     inputs = dict(zip(("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"), node.inputs, strict=False))
     names = [name for name in ("W", "R", "B", "P") if inputs.get(name)]
-    cure = " They must be initializers, or follow from some."
+    cure = " They must be dense initializers, or follow from some."
     check_found(
         f"the constant inputs of {node}",
         {"W": 0, "R": 0} | dict.fromkeys(names),
@@ -127,16 +141,18 @@ def from_onnx_node(
     )
     tensors = {name: constants[inputs[name]] for name in names}
     peepholes = tensors.pop("P", None)
+    R = check_array("R", tensors["R"], 3)
+    check_number(f"the number of directions of {node}", len(R), [len(ways)], "It follows from `direction`.")
+    rows = len(GATES[node.op.lower()]) * R.shape[2]
+    check_shape("R", R, "(directions, GH, H)", (len(R), rows, R.shape[2]), str(node))
     weights = from_onnx_tensors(**tensors)
-    ways = WAYS[check_kind(f"`direction` of {node}", attributes.get("direction", "forward"), WAYS)]
-    check_number(f"the number of directions of {node}", len(tensors["W"]), [len(ways)], "It follows from `direction`.")
     check_same("hidden_size", attributes.get("hidden_size"), len(weights["Wh"]))
     parts, options = directions(weights), dict[str, Any]()
     if node.op == "GRU" and not attributes.get("linear_before_reset", 0):
         options["reset_after"] = False
     if attributes.get("clip", 0) != 0:
         options["clip"] = attributes["clip"]
-    if attributes.get("activations") == ["Relu"]:
+    if "Relu" in activations:
         options["activation"] = "relu"
     if peepholes is not None and np.any(peepholes):
         P = check_array("P", peepholes, 2)
@@ -161,17 +177,6 @@ def _coupled(weights: Weights) -> Weights:
     return {name: np.ascontiguousarray(array) for name, array in weights.items()}
 
 
-def _plain(node: _graph.Node) -> dict[str, Any]:
-    """Attributes of a node with the same activations of two directions given once."""
-    attributes = dict(node.attributes)
-    activations = [name.capitalize() for name in attributes.pop("activations", [])]
-    if activations:
-        half = len(activations) // 2
-        repeated = attributes.get("direction") == "bidirectional" and activations[:half] == activations[half:]
-        attributes["activations"] = activations[:half] if repeated else activations
-    return attributes
-
-
 def from_onnx(source: Any, node: str | int | None = None) -> Layer:
     """Make a layer of a recurrent node of an ONNX model.
 
@@ -192,7 +197,8 @@ def from_onnx(source: Any, node: str | int | None = None) -> Layer:
     ModuleNotFoundError
         If the package onnx is not installed, which is the extra `onnx`.
     TypeError, ValueError
-        If there is no such node, its weights are not constant, or it has what no cell here has, other activations.
+        If there is no such node, its weights are not constant, it runs backwards only, or it has what no cell here has,
+        other activations.
 
     See Also
     --------
@@ -214,5 +220,5 @@ def from_onnx(source: Any, node: str | int | None = None) -> Layer:
     nodes = {key: each for k, each in enumerate(found) for key in (str(k), each.name)}
     check_found("the model", [str(node)], nodes)
     parts, options, ways = from_onnx_node(nodes[str(node)], graph.constants)
-    check_same("direction", "reverse" if ways == (True,) else None, "forward")
+    check_forward(str(nodes[str(node)]), ways == (True,))
     return make_layer(both(*parts), **options)

@@ -12,6 +12,7 @@ from rnnkernels._checks.formats import (
     check_found,
     check_kind,
     check_reset_after,
+    refuse_file,
 )
 from rnnkernels._checks.settings import import_extra
 from rnnkernels.convert._form import (
@@ -96,7 +97,7 @@ def _direction(weights: Mapping[str, Any]) -> Weights:
     Wx, Wh = (check_array(name, weights[name], 2).T for name in ("weight_ih", "weight_hh"))
     b, bh = (check_array(name, weights[name], 1) if name in weights else None for name in ("bias_ih", "bias_hh"))
     projection = check_array("weight_hr", weights["weight_hr"], 2).T if "weight_hr" in weights else None
-    return direction(GATES, "weight_hh.T", Wx, Wh, b, bh, projection)
+    return direction(GATES, ("weight_hh.T", "bias_ih", "bias_hh"), Wx, Wh, b, bh, projection)
 
 
 def to_torch_state(parameters: Any, *, prefix: str = "") -> dict[str, np.ndarray]:
@@ -204,7 +205,7 @@ def from_safetensors(path: Any, *, prefix: str = "") -> Layer:
     ModuleNotFoundError
         If the package safetensors is not installed, which is the extra `safetensors`.
     ValueError
-        As `from_torch_state`.
+        If it is no safetensors file, or as `from_torch_state`.
 
     Examples
     --------
@@ -212,10 +213,12 @@ def from_safetensors(path: Any, *, prefix: str = "") -> Layer:
     >>> layer = convert.from_safetensors("model.safetensors", prefix="lstm.")  # doctest: +SKIP
     """
     safetensors = import_extra("safetensors", "safetensors")
-    with safetensors.safe_open(path, framework="numpy") as file:
-        names = list(file.keys())
-        mine = {name for name in names if name.startswith(prefix) and NAME.fullmatch(name.removeprefix(prefix))}
-        # Of the others only the names matter, for the message that asks for a prefix.
-        return make_layer(
-            from_torch_state({n: file.get_tensor(n) if n in mine else None for n in names}, prefix=prefix)
-        )
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            mine = {name for name in names if name.startswith(prefix) and NAME.fullmatch(name.removeprefix(prefix))}
+            # Of the others only the names matter, for the message that asks for a prefix.
+            state = {name: file.get_tensor(name) if name in mine else None for name in names}
+    except safetensors.SafetensorError as error:
+        refuse_file(path, error, "with the names of PyTorch")
+    return make_layer(from_torch_state(state, prefix=prefix))
