@@ -166,7 +166,7 @@ def _gemm(
 
 
 def _sigmoid(x: Any) -> Any:
-    return sigmoid(x)
+    return sigmoid(x.astype(np.result_type(x.dtype, np.float32), copy=False)).astype(x.dtype, copy=False)
 
 
 def _tanh(x: Any) -> Any:

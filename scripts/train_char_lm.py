@@ -619,8 +619,8 @@ def main(arguments: list[str] | None = None) -> int:
         for array in (run.weights, run.adam.mean, run.adam.square):
             if (array.shape, array.dtype) != expected:
                 sys.exit(
-                    f"{checkpoint} is damaged: of its settings there are {expected[0][0]:,} weights of {expected[1]}; "
-                    f"it holds {array.dtype} of shape {array.shape}."
+                    f"{checkpoint} holds {array.dtype} of shape {array.shape} where its settings make {expected[1]} of "
+                    f"shape {expected[0]}: it is damaged, or of another version of this script."
                 )
     else:
         check_memory(settings, len(vocabulary))

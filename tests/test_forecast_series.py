@@ -263,6 +263,21 @@ def test_data__of_text_is_that_of_arrays(run, tmp_path, monkeypatch, rng):
     assert forecast_series.table(tmp_path / "names.csv").columns == ("heat", "flow")
 
 
+@pytest.mark.parametrize("names", ["", "heat,flow\n"])
+def test_text__may_begin_with_a_byte_order_mark(tmp_path, names):
+    path = tmp_path / "x.csv"
+    path.write_text(names + "1.5,2\n3,4\n", encoding="utf-8-sig")
+    source = forecast_series.table(path)
+    assert source.T == 2
+    assert source.columns == (("heat", "flow") if names else ("column 0", "column 1"))
+    np.testing.assert_array_equal(np.concatenate(list(source.blocks())), [[1.5, 2], [3, 4]])
+
+
+def test_plot__may_lie_in_a_folder_that_is_about_to_be_made(run, tmp_path):
+    assert run(*SHORT, "--plot", str(tmp_path / "new/p.png"), out="new") == 0
+    assert (tmp_path / "new/p.png").exists()
+
+
 def test_data__may_be_one_column_of_integers(run, tmp_path):
     np.save(tmp_path / "x.npy", np.arange(600, dtype=np.int16) % 7)
     assert run("--data", str(tmp_path / "x.npy"), "--steps", "3", "--plot", str(tmp_path / "own.png")) == 0
@@ -277,7 +292,8 @@ def test_data__may_be_one_column_of_integers(run, tmp_path):
         (["--length", "0"], "argument --length: must be at least 1"),
         (["--learning-rate", "nan"], "argument --learning-rate: must be above 0"),
         (["--system", "pendulum"], "argument --system: invalid choice"),
-        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--learning-rate", "inf"], "argument --learning-rate: must be above 0 and finite, got inf"),
+        (["--seed", "-1"], "argument --seed: must be at least 0, got -1"),
         (["--plot", "no/forecast.png"], "there is no folder no"),
         (["--plot", "forecast.pdf"], "--plot must name a file that ends with .png"),
         (["--data", "x.npy", "--length", "9"], "--length is that of a computed series"),
@@ -320,6 +336,9 @@ def test_text__names_what_is_wrong(refused, tmp_path):
     for row, message in (("1,?", "in lines 1 to 400, blank ones"), ("1,2,3", "in lines 1 to 400")):
         path.write_text("\n".join([*rows[:-1], row]), encoding="utf-8")
         assert message in refused("--data", str(path))
+    for first, field in (("1,", ""), ("?,2", "?"), ("2020-01-01,2", "2020-01-01")):
+        path.write_text("\n".join([first, *rows]), encoding="utf-8")
+        assert f"holds numbers, but '{field}' too: it must be all" in refused("--data", str(path))
     path.write_text("# nothing\n\n", encoding="utf-8")
     assert "has no lines but blank ones" in refused("--data", str(path))
     path.write_bytes(b"\xff\xfe")

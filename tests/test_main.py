@@ -1,5 +1,6 @@
 """The package from the command line, compilation ahead of time, and what users are told about it."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -52,6 +53,38 @@ def test_profile__runs_a_script_as_python_would_and_ends_with_its_status(tmp_pat
     assert len(json.loads(record.read_text(encoding="utf-8"))["calls"]) == 4
 
 
+def test_profile__writes_where_it_was_told_though_the_script_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "script.py").write_text("import os\nos.chdir('folder')\n", encoding="utf-8")
+    assert command.main(["profile", "--json", "record.json", "script.py"]) == 0
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["calls"] == []
+
+
+@pytest.mark.parametrize("name", [".", "none/record.json"])
+def test_profile__finds_that_it_cannot_write_before_it_runs(tmp_path, capsys, name):
+    (tmp_path / "script.py").write_text("print('ran')", encoding="utf-8")
+    assert command.main(["profile", "--json", str(tmp_path / name), str(tmp_path / "script.py")]) == 2
+    printed = capsys.readouterr()
+    assert "Cannot write" in printed.err
+    assert not printed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "profile", "script.py"], "--json: comes after `profile`, with the name of a file"),
+        (["compile", "--jobs", "0"], "--jobs: must be in 1 .. 256, got 0\n"),
+        (["compile", "--jobs", "257"], "--jobs: must be in 1 .. 256, got 257\n"),
+    ],
+)
+def test_options__that_cannot_work_are_named(capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        command.main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_profile__of_no_script_says_so(tmp_path, capsys):
     assert command.main(["profile", str(tmp_path / "none.py")]) == 2
     assert "There is no file" in capsys.readouterr().err
@@ -65,10 +98,20 @@ def profile_of(run):
 
 
 def test_table__of_a_program_adds_up_to_its_time():
-    calls = profile_of(lambda: rnnkernels.sigmoid(np.zeros(1000)))
-    table = _program.program_table(calls, 2 * calls[0].seconds)
-    assert "50.0%" in table
-    assert _program._covered([*calls, *calls]) == pytest.approx(calls[0].seconds)
+    [call] = profile_of(lambda: rnnkernels.sigmoid(np.zeros(1000)))
+    calls = [dataclasses.replace(call, seconds=2.0, recording_seconds=3.0)]
+    table = _program.program_table(calls, 10.0)
+    for shown in (
+        "sigmoid                          1       2 s   28.6%",
+        "outside the package                      5 s   71.4%",
+        "the whole program                1       7 s",
+        "recording, besides                       3 s",
+        "71% of the time is spent outside",
+    ):
+        assert shown in table
+    assert "look there" not in _program.program_table(calls, 6.0)
+    assert _program._covered([*calls, *calls]) == pytest.approx(2.0)
+    assert _program._covered([*calls, *calls], recording=True) == pytest.approx(5.0)
     assert _program.program_table([], 1.0) == "The program took 1 s and called no function of rnnkernels."
 
 
@@ -77,6 +120,22 @@ def test_advice__finds_single_steps():
     calls = profile_of(lambda: [rnnkernels.rnn_step_forward(x, h, Wx, Wh, b) for _ in range(5)])
     [words] = _program.advice([calls], sum(call.seconds for call in calls), 0.0)
     assert "5 single steps. A stream keeps its state and packed weights" in words
+
+
+@pytest.mark.parametrize(("how", "cure"), [("compiled", "run `python -m"), ("loaded", "each process does so once")])
+def test_calls__that_wait_for_machine_code_are_told_from_others(how, cure):
+    x, h, Wx, Wh, b = np.zeros((1, 3)), np.zeros((1, 4)), np.zeros((3, 4)), np.zeros((4, 4)), np.zeros(4)
+    [call] = profile_of(lambda: rnnkernels.rnn_step_forward(x, h, Wx, Wh, b))
+    usual = dataclasses.replace(call, seconds=1.0, limit_seconds=0.5, recording_seconds=0.0)
+    calls = [dataclasses.replace(usual, seconds=5.0, **{how: 1}), *[usual] * 4]
+    line, *_ = (line for line in _program.program_table(calls, 9.0).splitlines() if line.startswith("rnn_step"))
+    assert line.split()[1:8] == ["5", "9", "s", "100.0%", "1", "s", "50%"]
+    code, steps = _program.advice([calls], 9.0, 0.0)
+    assert code.startswith(f"1 kernel {how} meanwhile, in calls that took 5 s: {cure}")
+    assert "44%: 4 single steps. A stream" in steps
+    [code] = _program.advice([calls[:1] * 2], 10.0, 0.0)
+    assert code.startswith(f"2 kernels {how} meanwhile, in calls that took 10 s")
+    assert " 5 s" in _program.program_table(calls[:1] * 2, 10.0)
 
 
 def test_advice__knows_layers_and_streams():
@@ -105,11 +164,14 @@ def test_compile_all__leaves_nothing_to_compile_and_tells_how_far_it_is():
         rnnkernels.compile_all(["rnn"], [int])
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_compile__shows_progress_or_json(capsys, as_json):
-    assert command.main(["compile", "--cell", "rnn", "--dtype", "float32", *(["--json"] if as_json else [])]) == 0
+@pytest.mark.parametrize("json_at", [None, 0, 1])
+def test_compile__shows_progress_or_json(capsys, json_at):
+    arguments = ["compile", "--cell", "rnn", "--dtype", "float32"]
+    if json_at is not None:
+        arguments.insert(json_at, "--json")
+    assert command.main(arguments) == 0
     printed = capsys.readouterr().out
-    if as_json:
+    if json_at is not None:
         assert json.loads(printed)["seconds"] >= 0
     else:
         assert "2 of 2  " in printed

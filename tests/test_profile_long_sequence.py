@@ -102,6 +102,7 @@ def test_lengths__beyond_the_memory_are_left_out(run, tmp_path, monkeypatch, cap
         (["--lengths", "nan"], "must be numbers such as"),
         (["--lengths", "10,x"], "must be numbers such as"),
         (["--lengths", "0"], "must be at least 1"),
+        (["--lengths", "1.5"], "must be a whole number, got 1.5"),
         (["--html", "no/such/folder/page.html"], "there is no folder"),
         (["--html", "."], "is a folder"),
     ],
@@ -121,10 +122,30 @@ def test_table__tells_lengths_apart(run, capsys):
     assert "1,020 " in printed
 
 
+@pytest.mark.parametrize("options", [(), ("--training", "--cell", "rnn")])
+def test_sizes__beyond_the_memory_end_before_anything_runs(run, capsys, options):
+    with pytest.raises(SystemExit, match=r"Weights of H = 100,000,000 and D = 16 take .* GB of memory"):
+        run("--hidden", "100000000", *options)
+    assert run("--batch", "10000000000000") == 1
+    assert "Nothing was measured." in capsys.readouterr().out
+
+
+def test_html__may_lie_in_a_folder_that_is_about_to_be_made(tmp_path, capsys):
+    pytest.importorskip("plotly")
+    out = tmp_path / "new/out"
+    for page in ("new/page.html", "new/out/page.html"):
+        options = profile_long_sequence.parse_arguments(["--out", str(out), "--html", str(tmp_path / page)])
+        assert options.html == tmp_path / page
+    for page, message in (("none/page.html", "there is no folder"), ("new/out", "is a folder"), ("new", "is a folder")):
+        with pytest.raises(SystemExit):
+            profile_long_sequence.parse_arguments(["--out", str(out), "--html", str(tmp_path / page)])
+        assert message in capsys.readouterr().err
+
+
 def test_html__is_one_page_that_needs_no_other(run, tmp_path):
     pytest.importorskip("plotly")
-    assert run("--lengths", "20,300", "--html", str(tmp_path / "page.html"), "--training") == 0
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert run("--lengths", "20,300", "--html", str(tmp_path / "out/page.html"), "--training") == 0
+    page = (tmp_path / "out/page.html").read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page
     assert "<script src=" not in page
     assert "lstm_backward" in page

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import types
 
 import numba
 import numpy as np
@@ -266,6 +267,38 @@ def test_calls__of_a_signal_handler_are_recorded(rng):
     assert sorted(call.sizes["size"] for call in profile.calls)[-2:] == [1, 6]
 
 
+def test_recording__is_timed_beside_the_calls(monkeypatch):
+    now = iter(range(0, 100_000, 1000))
+    monkeypatch.setattr(_recorder, "time", types.SimpleNamespace(perf_counter_ns=lambda: next(now)))
+    records = []
+    _recorder.listen(records)
+    try:
+        rnnkernels.sigmoid(0.0)  # looks at the clock when recording begins, the call, the rest of recording, and after
+        work = _recorder.Work("rnn", (1, 1, 1, 1, 0), 1, 1)
+        _recorder.add_record("RNNStream.step", 0, work, {"x": np.zeros((1, 1))}, np.zeros((1, 1)))
+    finally:
+        _recorder.ignore(records)
+    assert [(record.begin_ns, record.end_ns, record.recording_ns) for record in records] == [
+        (1000, 2000, 2000),
+        (0, 4000, 1000),
+    ]
+
+
+def test_arrays__alike_are_remembered_once():
+    with profiling.profile() as profile:
+        for size in (3, 3, 4):
+            rnnkernels.sigmoid(np.zeros(size))
+        rnnkernels.sigmoid(np.zeros(3, np.float32))
+    first, second, longer, other = (record.results[0] for record in profile._records)
+    assert first is second
+    assert first == (
+        (3,),
+        np.dtype(np.float64),
+        24,
+    )
+    assert (longer.nbytes, other.nbytes) == (32, 12)
+
+
 def test_profile__of_nothing_has_no_call():
     with profiling.profile() as profile:
         pass
@@ -303,7 +336,7 @@ def test_machine_code__is_counted_where_it_is_made(monkeypatch):
         rnnkernels.sigmoid([1.0])
         rnnkernels.sigmoid(np.float32([1]))
     assert [(call.compiled, call.loaded) for call in profile.calls] == [(1, 0), (0, 0), (1, 0)]
-    assert "1 kernels compiled" in str(profile)
+    assert "1 kernel compiled" in str(profile)
 
 
 def test_chrome_trace__nests_chunks_in_calls_and_phases_in_chunks(rng, tmp_path, whole_teams):

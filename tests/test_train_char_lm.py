@@ -174,6 +174,33 @@ def test_resume__names_what_is_wrong(run, tmp_path, text):
         run("--resume")
 
 
+@pytest.mark.parametrize("name", ["weights", "adam_mean", "adam_square"])
+def test_resume__of_weights_that_do_not_fit_says_so(run, tmp_path, name):
+    run("--steps", "1")
+    path = tmp_path / "out/checkpoint.npz"
+    with np.load(path) as checkpoint:
+        arrays = dict(checkpoint)
+    for wrong in (arrays[name][:-3], arrays[name].astype(np.float64)):
+        np.savez(path, **arrays | {name: wrong})
+        with pytest.raises(SystemExit, match=r"of shape \(\d+,\) where its settings make float32 of shape"):
+            run("--resume")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "-1"], "argument --seed: must be at least 0, got -1"),
+        (["--learning-rate", "inf"], "argument --learning-rate: must be above 0 and finite, got inf"),
+    ],
+)
+def test_arguments__name_what_is_wrong(run, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as end:
+        run(*options)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_text__names_what_is_wrong(run, tmp_path, text):
     text.write_text("short", encoding="utf-8")
     with pytest.raises(SystemExit, match="5 characters, too few"):

@@ -226,7 +226,7 @@ def check_bound(name: str, bound: Any, of_what: str) -> float:
         raise TypeError(f"`{name}` must be a number; got {type(bound).__name__}.")
     if not bound > 0:
         raise ValueError(f"`{name}` must be positive, the largest magnitude of {of_what}; got {bound}.")
-    return float(min(bound, sys.float_info.max)) if bound < math.inf else math.inf
+    return float(min(bound, sys.maxsize) if isinstance(bound, int) else bound)
 
 
 def in_range(bound: float, dtype: np.dtype) -> float:

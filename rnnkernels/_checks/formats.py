@@ -174,7 +174,8 @@ def check_alike(parts: Mapping[str, Mapping[str, Any]]) -> None:
         if any(value != wanted for value in values.values()):
             got = ", ".join(f"{value!r} of {part}" for part, value in values.items())
             raise ValueError(
-                f"`{name}` must be the same of all that becomes one layer; got {got}. Convert them singly."
+                f"`{name}` must be the same of all that becomes one layer; got {got}. Take the weights of each by"
+                " itself, with `convert.from_keras_weights`."
             )
 
 
