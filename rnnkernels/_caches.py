@@ -38,6 +38,8 @@ class RecurrentCache(_Fields):
         What is kept of each step, time-major, in the order of the kernels. U is H rounded up to whole vectors.
     track : ndarray of shape (T + 1, N, U)
         The state that is kept, before the first step and after each.
+
+    Where sequences differ in length, are reversed or reset, both have a row for each step there is: (rows, 1, ...).
     """
 
     cell: Cell
@@ -67,7 +69,8 @@ class RecurrentCache(_Fields):
 
     def _tracked(self) -> np.ndarray:
         """The tracked state after each step, (N, T, H), a copy."""
-        return self._in_rows(self.track[1:, :, : self._hidden])
+        before = 1 if self.spans is None else self.spans.table.shape[1]
+        return self._in_rows(self.track[before:, :, : self._hidden])
 
     def _in_rows(self, steps: np.ndarray) -> np.ndarray:
         """(T, N, H) of the kernels as (N, T, H) of x."""

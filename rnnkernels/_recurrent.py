@@ -167,7 +167,7 @@ def _run(
             h0, track0 = _initial(spans, checked.states)
     weights, steps, checkpoints = (checked.Wx, checked.Wh), sizes.T, None
     if little is not None and sizes.N * sizes.T * sizes.H > 0:
-        steps = _steps_between(cell, sizes, checked.x.dtype, *little)
+        steps = _steps_between(cell, sizes, checked.x.dtype, spans, *little)
     if steps < sizes.T:
         whole = whole_spans(sizes.N, sizes.T) if spans is None else spans
         states_before = (h0.copy(), track0.copy())[: len(cell.states)]
@@ -211,14 +211,19 @@ def _run(
 
 
 def _steps_between(
-    cell: Cell, sizes: Sizes, dtype: np.dtype, checkpoint_every: int | None, memory_budget: int | None
+    cell: Cell,
+    sizes: Sizes,
+    dtype: np.dtype,
+    spans: Spans | None,
+    checkpoint_every: int | None,
+    memory_budget: int | None,
 ) -> int:
     """Steps between two checkpoints."""
     if memory_budget is None:
         return checkpoint_every or sizes.T
-    steps = _sequence.steps_for(cell, sizes, dtype, memory_budget)
+    steps, least = _sequence.steps_for(cell, sizes, dtype, spans, memory_budget)
     if steps == 0:
-        refuse_budget(memory_budget, _sequence.least_bytes(cell, sizes, dtype))
+        refuse_budget(memory_budget, least)
     return steps
 
 
@@ -270,11 +275,14 @@ def _run_small(
                 allocate = zeros
     code, _, rows, of_h, of_last, of_tape, of_track, no_h, no_tape, _, _, places, scratch, division, _ = call
     h = allocate(of_h, dtype) if no_h is None else no_h
-    last, track = empty(of_last, dtype), empty(of_track, dtype)
+    last = empty(of_last, dtype)
     if spans is not None:
         places = spans.places
+        if keep_cache:
+            of_tape, of_track = spans.kept_shapes(of_tape[2], of_track[2])
         if spans.shortest == 0:
             last[...] = h0  # no step overwrites the state of a sequence without any
+    track = empty(of_track, dtype)
     tape = empty(of_tape, dtype) if no_tape is None else no_tape
     work = borrow(scratch, dtype)
     code(
@@ -406,17 +414,19 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
         return None
     x, h0, Wx, Wh, tape, track = cache
     dtype, spans, allocate = dh.dtype, cache.spans, empty
-    call = family.small_backward.get(_backward_key(x, Wx, track, spans, dh))
+    call = family.small_backward.get(_backward_key(x, Wx, spans, dh))
     if call is None or len(others) + 7 != len(call.shapes):
         return None
-    if not _fit((*cache, dh, *others), call.shapes, dtype):
-        dh = np.ascontiguousarray(dh)
-        if not _fit((*cache, dh, *others), call.shapes, dtype):
-            return None
-    code, _, of_dx, of_dh0, of_dWx, of_dWh, of_dbs, nothing, places, scratch, division = call
+    code, shapes, of_dx, of_dh0, of_dWx, of_dWh, of_dbs, nothing, places, scratch, division = call
     if spans is not None:
         if not are_spans_of(spans, x.shape[0], x.shape[1]):
             return None
+        shapes = *shapes[:4], *spans.kept_shapes(shapes[4][2], shapes[5][2]), *shapes[6:]
+    if not _fit((*cache, dh, *others), shapes, dtype):
+        dh = np.ascontiguousarray(dh)
+        if not _fit((*cache, dh, *others), shapes, dtype):
+            return None
+    if spans is not None:
         h0, places = spans.initial(h0), spans.places
         if not spans.is_whole:
             allocate = zeros
@@ -431,7 +441,7 @@ def _run_small_backward(family: Family, cache: Any, dh: Any, others: tuple[Any, 
     dtrack = dlast = nothing
     if others or x.ndim == 3:
         if len(family.cell.states) > 1:
-            dtrack = np.zeros(track.shape[1:], dtype)
+            dtrack = np.zeros((len(h0), track.shape[2]), dtype)
             for other in others:
                 dtrack[:, : other.shape[1]] = other
         if x.ndim == 3:
@@ -463,12 +473,14 @@ def _with_kept(cell: Cell, cache: Any, dbs: tuple[np.ndarray, ...], outputs: int
     return dbs
 
 
-def _backward_key(x: Any, Wx: Any, track: Any, spans: Any, dh: np.ndarray) -> tuple[Any, ...]:
+def _backward_key(x: Any, Wx: Any, spans: Any, dh: np.ndarray) -> tuple[Any, ...]:
     """On what a small backward pass depends, beside shapes that follow; whatever a changed cache holds has a key."""
     shape, of_Wx = x.shape if type(x) is ndarray else None, Wx.shape if type(Wx) is ndarray else None
     if spans is None:
         return dh.dtype, dh.ndim, shape, of_Wx
-    return dh.dtype, dh.ndim, shape, of_Wx, getattr(spans, "onward", None), getattr(track, "shape", None)
+    if type(spans) is not Spans:
+        return ()
+    return dh.dtype, dh.ndim, shape, of_Wx, spans.onward, spans.longest, np.shape(spans.table)
 
 
 def _remember_backward(
@@ -477,7 +489,7 @@ def _remember_backward(
     """Keep what a backward pass like this needs, if it is small."""
     call = _sequence.small_backward(family.cell, sizes, dh.dtype, cache.spans, *cache, dh, *others)
     if call is not None:
-        _keep(family.small_backward, _backward_key(cache.x, cache.Wx, cache.track, cache.spans, dh), call)
+        _keep(family.small_backward, _backward_key(cache.x, cache.Wx, cache.spans, dh), call)
 
 
 def backward(

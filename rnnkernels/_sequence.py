@@ -289,16 +289,17 @@ def small_forward(
 
 
 def small_spans(cell: Cell, call: SmallCall, dtype: np.dtype, spans: int, longest: int, onward: int) -> SmallCall:
-    """Make a small call of one for a whole batch: for so many spans of it, of so many steps at most, anywhere."""
-    D, H, P, keeps = call.shapes[0][2], call.shapes[len(cell.states)][1], call.last[1], call.track[0] > 1
+    """Make a small call of one for a whole batch: for so many spans of it, of so many steps at most, anywhere.
+
+    Shapes of a tape and a track that are kept are those of each call.
+    """
+    D, H, P = call.shapes[0][2], call.shapes[len(cell.states)][1], call.last[1]
     plan = plan_forward(cell, Sizes(spans, longest, D, H, P * cell.projected), dtype, 1)
-    steps = longest if keeps else 1
-    tape = steps, spans, call.tape[2]
     return call._replace(
         last=(spans, P),
-        tape=tape,
-        track=(longest + 1 if keeps else 1, spans, call.track[2]),
-        no_tape=None if cell.tape else np.zeros(tape, dtype),
+        tape=(1, spans, call.tape[2]),
+        track=(1, spans, call.track[2]),
+        no_tape=None,
         places=whole_places(0, 0),
         scratch=plan.scratch,
         division=(
@@ -345,11 +346,16 @@ def run_forward(
     if h is None:
         h = (empty if spans is None or spans.is_whole else zeros)((0 if only_last else rows, sizes.P), dtype)
     last = empty((N, sizes.P), dtype)
-    tape = empty((T if keeps else 1, N, len(cell.tape) * units), dtype)
-    track = empty((T + 1 if keeps else 1, N, units), dtype)
+    tape_width = len(cell.tape) * units
+    if keeps and spans is not None:
+        of_tape, of_track = spans.kept_shapes(tape_width, units)
+    else:
+        of_tape, of_track = (T if keeps else 1, N, tape_width), (T + 1 if keeps else 1, N, units)
+    tape, track = empty(of_tape, dtype), empty(of_track, dtype)
     if N * T * H == 0:
-        track[0] = 0
-        track[0, :, :H] = track0
+        before = track.reshape(math.prod(of_track[:2]), units)[:N]
+        before[...] = 0
+        before[:, :H] = track0
         last[...] = h0
         return h, last, Kept(tape, track)
     if spans is not None and spans.shortest == 0:
@@ -423,35 +429,33 @@ class Checkpoints(NamedTuple):
         return Checkpoints(self.borders, states, tuple([bias.astype(dtype) for bias in self.biases]))
 
 
-def _bytes_per_step(cell: Cell, sizes: Sizes, dtype: np.dtype) -> tuple[int, int]:
-    """Bytes of what a cache keeps of a step of all sequences, and of the states of all of them."""
-    units = unit_columns(sizes.H, dtype)
-    return (
-        (len(cell.tape) + 1) * units * sizes.N * dtype.itemsize,
-        (sizes.P + (len(cell.states) - 1) * sizes.H) * sizes.N * dtype.itemsize,
-    )
+def _bytes_of_blocks(cell: Cell, sizes: Sizes, dtype: np.dtype, spans: Spans | None, steps: int) -> int:
+    """Bytes of what is kept of a block of so many steps, and of the states before each block if there are several."""
+    N, T, _, H, _ = sizes
+    rows = N * steps if spans is None else int(np.minimum(spans.places[1], steps).sum())
+    of_row = (len(cell.tape) + 1) * unit_columns(H, dtype) * dtype.itemsize
+    of_states = N * (sizes.P + (len(cell.states) - 1) * H) * dtype.itemsize
+    return rows * of_row + (-(-T // steps) * of_states if steps < T else 0)
 
 
-def steps_for(cell: Cell, sizes: Sizes, dtype: np.dtype, budget: int) -> int:
-    """How many steps a block has at most, so that these and the states before each block take no more than a budget.
+def steps_for(cell: Cell, sizes: Sizes, dtype: np.dtype, spans: Spans | None, budget: int) -> tuple[int, int]:
+    """How many steps a block has at most, whole chunks or all, for all to stay within a budget; 0 if nothing does.
 
-    All steps if they fit; 0 if nothing does.
+    Returns also the least budget that is enough.
     """
-    step, state = _bytes_per_step(cell, sizes, dtype)
-    if sizes.T * step <= budget:
-        return sizes.T
     chunk = plan_backward(cell, sizes, dtype, 1).chunk
-    inside = budget**2 - 4 * step * state * sizes.T  # steps * step + T / steps * state <= budget
-    longest = (budget + math.sqrt(inside)) / (2 * step) if inside >= 0 else 0
-    return int(longest) // chunk * chunk
-
-
-def least_bytes(cell: Cell, sizes: Sizes, dtype: np.dtype) -> int:
-    """Least budget for which there are `steps_for`."""
-    step, state = _bytes_per_step(cell, sizes, dtype)
-    chunk = plan_backward(cell, sizes, dtype, 1).chunk
-    steps = max(math.isqrt(state * sizes.T // step), chunk)
-    return min(sizes.T * step, steps * step + -(-sizes.T * state // steps))
+    needs = functools.partial(_bytes_of_blocks, cell, sizes, dtype, spans)
+    powers = [chunk << k for k in range(max(sizes.T // chunk, 1).bit_length())]
+    best = min([sizes.T, *powers], key=needs)
+    if needs(sizes.T) <= budget:
+        return sizes.T, needs(best)
+    if needs(best) > budget:
+        return 0, needs(best)
+    fits, too_many = best // chunk, -(-sizes.T // chunk)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if needs(middle * chunk) <= budget else (fits, middle)
+    return fits * chunk, needs(best)
 
 
 def block_borders(cell: Cell, sizes: Sizes, dtype: np.dtype, steps: int, spans: Spans) -> tuple[int, ...]:

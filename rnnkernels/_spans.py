@@ -48,6 +48,10 @@ class Spans(NamedTuple):
         """Whether each row belongs to a span, so that nothing is padding."""
         return self.steps == self.shape[0] * self.shape[1]
 
+    def kept_shapes(self, tape_width: int, units: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Of a tape and a track: a row for each step, and the track has the states before the first one, too."""
+        return (self.steps, 1, tape_width), (self.table.shape[1] + self.steps, 1, units)
+
     def part(self, begin: int, end: int) -> "Spans":
         """The same spans, of which only steps `begin .. end` count."""
         table = self.table.copy()
@@ -66,7 +70,7 @@ class Spans(NamedTuple):
         return states if self.in_order else self._collect(states[np.newaxis], ENDS, empty, states.shape[1])
 
     def final_of_steps(self, states: np.ndarray, width: int) -> np.ndarray:
-        """The first columns of states after each sequence, of those after each step or after the last one (K, S, W)."""
+        """The first columns of states after each sequence, of a track, or of those after the last step (1, S, W)."""
         return self._collect(states, ENDS, empty, width)
 
     def final_gradient(self, gradient: np.ndarray) -> np.ndarray:
@@ -94,12 +98,13 @@ class Spans(NamedTuple):
         return found
 
     def in_rows(self, steps: np.ndarray) -> np.ndarray:
-        """What is kept of each step of each span (longest, S, ...) as (N, T, ...), zero where there is none."""
+        """What is kept of each step of each span (steps, 1, ...) as (N, T, ...), zero where there is none."""
         (N, T), (first, length) = self.shape, self.places
-        found = np.zeros((N * T, *steps.shape[2:]), steps.dtype)
-        for t in range(len(steps)):
-            active = length > t
-            found[first[active] + self.onward * t] = steps[t, active]
+        found, begin = np.zeros((N * T, *steps.shape[2:]), steps.dtype), 0
+        for t in range(self.longest):
+            active = int(np.count_nonzero(length > t))
+            found[first[:active] + self.onward * t] = steps[begin : begin + active, 0]
+            begin += active
         return found.reshape(N, T, *steps.shape[2:])
 
 

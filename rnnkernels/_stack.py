@@ -27,7 +27,7 @@ from rnnkernels._packed import PackedWeights
 from rnnkernels._pipeline import Pass, run_passes
 from rnnkernels._recurrent import STATE_NAMES, Family, sum_to
 from rnnkernels._results import ForwardResult, LayerGradients
-from rnnkernels._spans import whole_spans
+from rnnkernels._spans import find_spans, whole_spans
 from rnnkernels._threads import second_thread, side_by_side, threads_for
 from rnnkernels.kernels.simd import LANES
 from rnnkernels.stacks import StackCache
@@ -96,9 +96,9 @@ class Stack:
         check_axes("x", x, "(N, T, D)")
         (N, T, _), count, family = x.shape, len(self.parts), self.family
         if memory_budget is not None:  # each part has its share
-            least = max(_sequence.least_bytes(family.cell, part.sizes(N, T), self.dtype) for part in self.parts)
-            if check_count("memory_budget", memory_budget) < count * least:
-                refuse_budget(memory_budget, count * least)
+            least = count * self._least_budget(N, T, options.get("lengths"), options.get("resets"))
+            if check_count("memory_budget", memory_budget) < least:
+                refuse_budget(memory_budget, least)
             options["memory_budget"] = memory_budget // count
         named = dict(zip(STATE_NAMES[family.cell.states], states, strict=True))
         given = check_stack_states(named, count, self.parts[0].sizes(N, T))
@@ -144,6 +144,16 @@ class Stack:
             *[_stacked(each) for each in zip(*[make() for make in make_last], strict=True)]
         )
         return result
+
+    def _least_budget(self, N: int, T: int, lengths: Any, resets: Any) -> int:
+        """Bytes with which the part that needs most can keep what it has to."""
+        spans = find_spans(N, T, lengths, False, resets)
+        if spans is not None:
+            N, T = spans.table.shape[1], spans.longest
+        if N * T == 0:
+            return 0
+        sizes = [part.sizes(N, T) for part in self.parts]
+        return max(_sequence.steps_for(self.family.cell, each, self.dtype, spans, 0)[1] for each in sizes)
 
     def backward(self, dh: Any, cache: Any, dstate: Any, num_threads: int | None) -> LayerGradients:
         """Propagate gradients back through whole sequences."""

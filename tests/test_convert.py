@@ -271,6 +271,22 @@ def test_half_precision__becomes_float32(rng):
             "layer 1 of `state` must have weight_ih",
         ),
         (lambda: convert.from_torch_state({"weight_ih": ["a"], "weight_hh": ["b"]}), "`weight_ih` must be of floating"),
+        *[
+            (
+                lambda wrong=wrong: convert.from_torch_state(
+                    {
+                        **{f"weight_{name}": np.ones((4, 4)) for name in ("ih", "hh")},
+                        **{f"bias_{name}": np.ones(4 + (name in wrong)) for name in ("ih", "hh")},
+                    }
+                ),
+                rf"`bias_{wrong[0]}` must have shape \(GH,\) = \(4,\) to match `weight_hh.T`; got \(5,\)",
+            )
+            for wrong in (["ih"], ["hh"], ["ih", "hh"])
+        ],
+        (
+            lambda: convert.to_torch_state({"Wx": np.ones((1, 2)), "Wh": np.ones((2, 2)), "b": np.ones(3)}),
+            r"`b` must have shape \(GH,\) = \(2,\) to match `Wh`",
+        ),
         (lambda: convert.from_keras_weights([np.ones((2, 2))]), "arrays in `weights` must be 2 or 3 or 4 or 6; got 1"),
         (lambda: convert.from_keras_weights([np.ones((2, 8)), np.ones(2)]), "`recurrent_kernel` must have 2 axes"),
         (
@@ -396,6 +412,14 @@ def test_safetensors__are_read_by_prefix(rng, tmp_path):
         convert.from_safetensors(tmp_path / "model.safetensors")
 
 
+def test_safetensors__of_nothing_are_refused(tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(ValueError, match=r"`path` must name a safetensors file with the names of PyTorch; .*header"):
+        convert.from_safetensors(path)
+
+
 @pytest.fixture
 def keras():
     if "KERAS_BACKEND" not in os.environ:
@@ -455,6 +479,54 @@ def test_layer_of_keras__is_read_by_its_configuration(rng, reset_after):
 def test_layers_of_keras__that_compute_something_else_are_refused(kind, config, message):
     with pytest.raises(ValueError, match=message):
         convert.from_keras(keras_layer(kind, [], **config))
+
+
+DIFFERENT = [
+    ("SimpleRNN", {"activation": "relu"}, {"activation": "tanh"}, "activation"),
+    ("SimpleRNN", {"activation": "tanh"}, {"activation": "relu"}, "activation"),
+    ("SimpleRNN", {}, {"activation": "relu"}, "activation"),
+    ("GRU", {"reset_after": True}, {"reset_after": False}, "reset_after"),
+    ("GRU", {"reset_after": False}, {"reset_after": True}, "reset_after"),
+    ("GRU", {"reset_after": False}, {}, "reset_after"),
+]
+
+
+@pytest.mark.parametrize(("kind", "first", "second", "name"), DIFFERENT)
+def test_parts_of_keras__that_differ_are_refused(rng, kind, first, second, name):
+    default = {"activation": "tanh", "reset_after": True}[name]
+    a, b = first.get(name, default), second.get(name, default)
+    layers = [keras_layer(kind, [], **config) for config in (first, second)]
+    with pytest.raises(ValueError, match=rf"`{name}` must be .* got {a!r} of layers\[0\], {b!r} of layers\[1\]"):
+        convert.from_keras(*layers)
+    inner = {
+        key: {"class_name": kind, "config": {**config, "go_backwards": key != "layer"}}
+        for key, config in (("layer", first), ("backward_layer", second))
+    }
+    message = rf"got {a!r} of layers\[0\].forward_layer, {b!r} of layers\[0\].backward_layer"
+    with pytest.raises(ValueError, match=message):
+        convert.from_keras(keras_layer("Bidirectional", [], merge_mode="concat", **inner))
+    with pytest.raises(ValueError, match=r"`class` must be .* got 'LSTM' of layers\[0\], .* of layers\[1\]"):
+        convert.from_keras(keras_layer("LSTM", []), layers[1])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras with arrays of JAX
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU"])
+def test_bidirectional_cells_of_keras__compute_the_same(rng, keras, kind):
+    x = rng.standard_normal((2, 6, 3)).astype(np.float32)
+    cell = getattr(keras.layers, f"{kind}Cell")(4, bias_initializer="random_normal")
+    layer = keras.layers.Bidirectional(keras.layers.RNN(cell, return_sequences=True))
+    want = np.asarray(layer(x))
+    np.testing.assert_allclose(convert.from_keras(layer).forward(x).h, want, **FLOAT32_TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_bidirectional_layer_of_keras__of_two_activations_is_refused(rng, keras):
+    make = keras.layers.SimpleRNN
+    back = make(4, activation="relu", go_backwards=True, return_sequences=True)
+    layer = keras.layers.Bidirectional(make(4, return_sequences=True), backward_layer=back)
+    layer(np.zeros((2, 6, 3), np.float32))
+    with pytest.raises(ValueError, match=r"got 'tanh' of .*forward_layer, 'relu' of .*backward_layer"):
+        convert.from_keras(layer)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras with arrays of JAX

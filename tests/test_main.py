@@ -61,6 +61,20 @@ def test_profile__writes_where_it_was_told_though_the_script_goes_elsewhere(tmp_
     assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["calls"] == []
 
 
+def test_profile__leaves_out_the_time_that_it_takes_to_begin(tmp_path, monkeypatch):
+    clock, begin = [0.0], profiling.Profile.__enter__
+
+    def slow_begin(profile):
+        clock[0] += 100
+        return begin(profile)
+
+    monkeypatch.setattr(command, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(profiling.Profile, "__enter__", slow_begin)
+    (tmp_path / "script.py").touch()
+    assert command.main(["profile", "--json", str(tmp_path / "record.json"), str(tmp_path / "script.py")]) == 0
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["seconds"] == 0
+
+
 @pytest.mark.parametrize("name", [".", "none/record.json"])
 def test_profile__finds_that_it_cannot_write_before_it_runs(tmp_path, capsys, name):
     (tmp_path / "script.py").write_text("print('ran')", encoding="utf-8")

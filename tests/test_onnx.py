@@ -139,6 +139,17 @@ def test_default_activations_and_zero_peepholes__are_taken(rng):
     [
         ("RNN", {"activations": ["Elu"]}, r"`activations` of the RNN node 'it' must be .*; got \['Elu'\]"),
         ("LSTM", {"activations": ["Sigmoid", "Tanh", "Affine"]}, "`activations` of the LSTM node 'it'"),
+        ("LSTM", {"activations": ["Relu"]}, r"must be \['Sigmoid', 'Tanh', 'Tanh'\], since .*; got \['Relu'\]"),
+        ("GRU", {"activations": ["Relu"]}, r"must be \['Sigmoid', 'Tanh'\], since .*; got \['Relu'\]"),
+        ("GRU", {"activations": ["Sigmoid", "Tanh", "Tanh"]}, "`activations` of the GRU node 'it' must be"),
+        *[
+            (
+                "RNN",
+                {"direction": "bidirectional", "activations": activations},
+                r"must be \['Tanh', 'Tanh'\] or \['Relu', 'Relu'\]",
+            )
+            for activations in (["Sigmoid", "Tanh"], ["Relu", "Tanh"], ["Tanh", "Relu"], ["Relu"])
+        ],
         ("LSTM", {"clip": -3.0}, "`clip` must be positive"),
         ("LSTM", {"input_forget": 2}, "`input_forget` of the LSTM node 'it' must be 0 or 1"),
     ],
@@ -148,6 +159,56 @@ def test_nodes__that_compute_something_else_are_refused(rng, op, attributes, mes
     for read in (rnnkernels.onnx.load, convert.from_onnx):
         with pytest.raises(ValueError, match=message):
             read(model)
+
+
+@pytest.mark.parametrize(("op", "weights_of"), [*itertools.permutations(GATES, 2)])
+def test_cell__is_that_of_the_operator(rng, op, weights_of):
+    model, _ = make_recurrent(rng, weights_of)
+    model.graph.node[0].op_type = op
+    message = rf"`R` must have shape .* = \(1, {5 * GATES[op]}, 5\) to match the {op} node 'it'; got"
+    for read in (rnnkernels.onnx.load, convert.from_onnx):
+        with pytest.raises(ValueError, match=message):
+            read(model)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("name", ["h0", "c0"])
+def test_states__of_another_batch_are_refused(rng, name, layout):
+    model, given = make_recurrent(rng, "LSTM", "bidirectional", inputs="X W R B - h0 c0", layout=layout)
+    for value in model.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    loaded = rnnkernels.onnx.load(model)
+    given = {key: np.swapaxes(array, 0, 1) if layout else array for key, array in given.items()}
+    given[name] = given[name].take([0], 1 - layout)
+    order = r"\(N, directions, H\) = \(2, 2, 5\)" if layout else r"\(directions, N, H\) = \(2, 2, 5\)"
+    with pytest.raises(ValueError, match=f"`initial_{name[0]}` must have shape {order} to match .* node 'it'"):
+        loaded.run(given)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_half_precision__is_computed_in_single(rng, op):
+    inputs = f"X W R B - h0{' c0' if op == 'LSTM' else ''}"
+    model, given = make_recurrent(rng, op, "bidirectional", inputs=inputs)
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["Y"], ["z"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    for value in half.graph.input:
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for single, tensor in zip(model.graph.initializer, half.graph.initializer, strict=True):
+        array = onnx.numpy_helper.to_array(single).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, single.name))
+        single.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), single.name))
+    given = {name: array.astype(np.float16) for name, array in given.items()}
+    got = rnnkernels.onnx.load(half).run(given)
+    want = rnnkernels.onnx.load(model).run(given)
+    for name in set(want) - {"z"}:
+        assert got[name].dtype == np.float16
+        np.testing.assert_array_equal(got[name], want[name].astype(np.float16))
+    assert got["z"].dtype == np.float16
+    np.testing.assert_allclose(got["z"], want["z"], rtol=0, atol=1e-3)
+    elsewhere = run_elsewhere(model, {name: array.astype(np.float32) for name, array in given.items()})
+    np.testing.assert_allclose(got["Y"], elsewhere[0], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
@@ -271,7 +332,9 @@ def test_model__runs_as_a_whole(rng, tmp_path, opset):
         convert.from_onnx(model)
     with pytest.raises(ValueError, match="the model must have decoder; it has 0, encoder, 1"):
         convert.from_onnx(model, node="decoder")
-    with pytest.raises(ValueError, match="`direction` must be 'forward'"):
+    with pytest.raises(
+        ValueError, match=r"`direction` of the GRU node .* which a layer alone does not. `rnnkernels.onnx"
+    ):
         convert.from_onnx(model, node=1)
 
 
@@ -303,6 +366,25 @@ def test_nodes__that_cannot_run_are_named(rng):
     model.graph.node.append(onnx.helper.make_node("Softmax", ["Y"], ["z"], surprise=1))
     with pytest.raises(ValueError, match=r"the attributes of the Softmax node .* must be of axis; got `surprise`"):
         rnnkernels.onnx.load(model)
+
+
+def test_values__that_nothing_gives_are_named(rng):
+    values = onnx.numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "S")
+    sparse = onnx.helper.make_sparse_tensor(values, onnx.numpy_helper.from_array(ints(0, 3), "at"), [4])
+    model = make_model([onnx.helper.make_node("Add", ["x", "S"], ["y"])], {"x": (2, 4)}, {"y": None}, {})
+    model.graph.sparse_initializer.append(sparse)
+    with pytest.raises(ValueError, match=r"the inputs of the Add node .*; `S` does not. A sparse initializer cannot"):
+        rnnkernels.onnx.load(model)
+    model = make_model([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 4)}, {"y": None, "z": None}, {})
+    with pytest.raises(ValueError, match=r"the outputs of the model must come from .*; `z` does not"):
+        rnnkernels.onnx.load(model)
+
+
+def test_empty_file__is_no_model(tmp_path):
+    (tmp_path / "model.onnx").touch()
+    for read in (rnnkernels.onnx.load, convert.from_onnx):
+        with pytest.raises(ValueError, match=r"must have an output at least; it has nothing. Is `source` a"):
+            read(tmp_path / "model.onnx")
 
 
 def test_weights__that_are_not_constant_are_refused(rng):
@@ -357,11 +439,18 @@ OPERATIONS = [
     ("Slice", 17, {}, [ints(-1, 0), ints(-9, -1), ints(2, 1), ints(-2, 1)]),
     ("Slice", 17, {}, [ints(3), ints(-(2**63)), ints(2), ints(-1)]),
     ("Slice", 17, {}, [ints(0), ints(2**63 - 1), ints(-1), ints(3)]),
+    *[
+        ("Slice", 17, {}, [ints(start), ints(end), ints(2), ints(step)])
+        for start in (-(2**63), -5, -4)
+        for end in (-(2**63), -5, -4, 2)
+        for step in (-2, -1, 1)
+    ],
     ("Slice", 9, {"starts": [1], "ends": [3], "axes": [2]}, []),
     ("Gather", 17, {"axis": 2}, [ints(-1, 0)]),
     ("Gather", 17, {"axis": 1}, [np.array(2)]),
     ("Expand", 17, {}, [ints(5, 1, 1, 4)]),
     ("Cast", 17, {"to": onnx.TensorProto.FLOAT}, []),
+    ("Cast", 19, {"to": onnx.TensorProto.FLOAT, "saturate": 1}, []),
 ]
 
 
@@ -378,6 +467,29 @@ def test_operator__computes_what_the_runtime_does(rng, op, opset, attributes, ot
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, **TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Flatten"])
+def test_operator__of_nothing_gives_nothing(op, opset, shape):
+    for axis in (0, 1, 2):
+        node = onnx.helper.make_node(op, ["x"], ["y"], axis=axis)
+        model = make_model([node], {"x": (None, None, None)}, {"y": None}, {}, opset)
+        x = np.zeros(shape, np.float32)
+        (want,) = run_elsewhere(model, {"x": x})
+        assert rnnkernels.onnx.load(model)(x).shape == want.shape
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (6, 0, 3)])
+@pytest.mark.parametrize("op", GATES)
+def test_recurrent_node__of_nothing_gives_nothing(rng, op, shape):
+    model, _ = make_recurrent(rng, op, "bidirectional")  # ONNX Runtime ends the process where there is no step
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["Y"], ["z"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+    got = rnnkernels.onnx.load(model).run({"X": np.zeros(shape, np.float32)})
+    assert got["z"].shape == got["Y"].shape == (shape[0], 2, shape[1], 5)
+    np.testing.assert_array_equal(got["Y_h"], np.zeros((2, shape[1], 5)))
 
 
 def test_shapes__are_computed_as_the_runtime_does(rng):

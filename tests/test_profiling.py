@@ -291,11 +291,7 @@ def test_arrays__alike_are_remembered_once():
         rnnkernels.sigmoid(np.zeros(3, np.float32))
     first, second, longer, other = (record.results[0] for record in profile._records)
     assert first is second
-    assert first == (
-        (3,),
-        np.dtype(np.float64),
-        24,
-    )
+    assert first == _recorder.Array((3,), np.dtype(np.float64), 24)
     assert (longer.nbytes, other.nbytes) == (32, 12)
 
 

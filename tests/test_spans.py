@@ -1,6 +1,7 @@
 """Sequences of different length, in reverse, that begin anew, and of which only the last state is wanted."""
 
 import pickle
+import re
 import subprocess
 import sys
 
@@ -386,3 +387,51 @@ def test_stack__takes_lengths_resets_and_checkpoints(rng, kind_of):
     spread[0][2], spread[0][3] = only[:, :9], only[:, 9:]
     want = stack.backward(None, result.cache, dstate=type(last.state)(*spread))
     assert_close(stack.backward(only, last.cache).dx, want.dx, np.float64)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_cache__takes_memory_in_proportion_to_the_steps(rng, cell):
+    """One episode may be long, and others short."""
+    T, layer = 4000, getattr(rnnkernels, cell.upper()).create(3, 8, rng=rng)
+    x, resets = np.ones((1, T, 3), np.float32), np.zeros((1, T), bool)
+    resets[:, T // 2 :: 5] = True
+    plain = layer.forward(x).cache
+    cache = layer.forward(x, resets=resets).cache
+    assert sum(map(np.size, cache)) < 1.3 * sum(map(np.size, plain))
+    short = layer.forward(np.ones((2, T, 3), np.float32), lengths=[T, 7]).cache
+    assert short.tape.size + short.track.size < 1.1 * (plain.tape.size + plain.track.size)
+    tracked = cache.c if cell == "lstm" else cache.h
+    want = layer.forward(x[:, T // 2 : T // 2 + 5]).cache
+    np.testing.assert_array_equal(tracked[:, T // 2 : T // 2 + 5], want.c if cell == "lstm" else want.h)
+
+
+def test_cache__has_no_memory_of_others_in_its_pickle(rng):
+    W = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 80), (20, 80), (80,))]
+    x = rng.standard_normal((4, 50, 3)).astype(np.float32)
+    pickles = set()
+    for value in (0, 0x7FA00000, 1):
+        junk = [np.full((50 + k, 4, width), value, np.uint32) for width in (24, 32, 80, 96, 128) for k in (0, 1)]
+        del junk
+        _, cache = rnnkernels.lstm_forward(x, np.zeros((4, 20), np.float32), *W, lengths=[50, 3, 2, 1])
+        again = pickle.loads(pickle.dumps(cache))
+        pickles.add((again.tape.tobytes(), again.track.tobytes()))
+        rnnkernels.lstm_backward(np.ones((4, 50, 20)), cache)
+    assert len(pickles) == 1
+
+
+def test_budget__of_a_stack_is_told_as_it_was_given(rng):
+    stack = rnnkernels.LSTM.create(3, 4, num_layers=2, rng=rng)
+    x = np.ones((4, 500, 3), np.float32)
+    for options in ({}, {"lengths": [500, 20, 3, 0]}, {"resets": np.arange(2000).reshape(4, 500) % 7 == 0}):
+        with pytest.raises(ValueError, match="`memory_budget` = 1000 bytes is too little") as told:
+            stack.forward(x, memory_budget=1000, **options)
+        least = int(re.search("takes ([0-9]+) at least", str(told.value))[1])
+        want = stack.forward(x, **options)
+        result = stack.forward(x, memory_budget=least, **options)
+        assert_same_bits(result.h, want.h)
+        assert_same_bits(stack.backward(x[..., :1].repeat(4, 2), result.cache)[0],
+                         stack.backward(x[..., :1].repeat(4, 2), want.cache)[0])  # fmt: skip
+        with pytest.raises(ValueError, match=f"`memory_budget` = {least - 1} bytes is too little"):
+            stack.forward(x, memory_budget=least - 1, **options)
+    with pytest.raises(ValueError, match="`memory_budget` must be at least 1; got 0"):
+        stack.forward(x, memory_budget=0)

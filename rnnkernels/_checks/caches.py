@@ -55,13 +55,18 @@ def check_cell_cache(
         if spans is not None and are_spans:
             S, steps = spans.table.shape[1], spans.longest
         columns, units = len(cell.gates) * H, -(-H // lanes[dtype]) * lanes[dtype]
+        tape_width = len(cell.tape) * units
+        of_kept = (steps, S, tape_width), (steps + 1, S, units)
+        if checkpoints:
+            of_kept = (0, S, tape_width), (1, S, units)
+        elif spans is not None and are_spans:
+            of_kept = spans.kept_shapes(tape_width, units)
         if (
             are_spans
             and h0.shape[0] == N
             and Wx.shape == (D, columns)
             and Wh.shape == (P, columns)
-            and tape.shape == (0 if checkpoints else steps, S, len(cell.tape) * units)
-            and track.shape == (1 if checkpoints else steps + 1, S, units)
+            and (tape.shape, track.shape) == of_kept
             and (checkpoints is None or _are_checkpoints_of(checkpoints, cell, steps, S, (P, H), dtype))
             and (not cell.own or _is_bias(cache.own, columns, dtype))
         ):

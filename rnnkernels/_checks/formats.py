@@ -22,7 +22,6 @@ def refuse_file(path: Any, reason: object, kind: str = "that a layer of this cla
 CONVERTIBLE: dict[str, dict[str, tuple[Any, ...]]] = {
     "torch": {"mode": ("LSTM", "GRU", "RNN_TANH", "RNN_RELU"), "nonlinearity": ("tanh", "relu")},
     "keras": {
-        "activation": ("tanh",),
         "recurrent_activation": ("sigmoid",),
         "go_backwards": (False,),
         "merge_mode": ("concat",),

@@ -10,6 +10,7 @@ from rnnkernels.convert._form import Weights, arranged, both, direction, make_la
 from rnnkernels.layers import Layer
 
 GATES = {"rnn": "h", "gru": "zrn", "lstm": "ifgo"}
+ACTIVATIONS = {"SimpleRNN": ("tanh", "relu"), "LSTM": ("tanh",), "GRU": ("tanh",)}
 CLASSES = ("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell")
 WRAPPERS = ("Bidirectional", "RNN")
 WRAPPED = {"layer": "forward_layer", "backward_layer": "backward_layer", "cell": "cell"}
@@ -146,7 +147,7 @@ def _parts(owner: str, kind: str, config: dict[str, Any]) -> dict[str, dict[str,
     inner = {key: config[key] for key in WRAPPED if config.get(key) is not None}
     if inner:
         check_kind("the layer of Keras", kind, WRAPPERS)
-        check_convertible("keras", kind, {name: value for name, value in config.items() if name != "activation"})
+        check_convertible("keras", kind, config)
         parts: dict[str, dict[str, Any]] = {}
         for key, each in inner.items():
             turned = {"go_backwards": False} if key == "backward_layer" else {}
@@ -154,11 +155,9 @@ def _parts(owner: str, kind: str, config: dict[str, Any]) -> dict[str, dict[str,
         return parts
     check_kind("the layer of Keras", kind, CLASSES)
     options: dict[str, Any] = {"class": kind.removesuffix("Cell")}
+    check_convertible("keras", kind, config, activation=ACTIVATIONS[options["class"]])
     if options["class"] == "SimpleRNN":
         options["activation"] = config.get("activation", "tanh")
-        check_convertible("keras", kind, config, activation=("tanh", "relu"))
-    else:
-        check_convertible("keras", kind, config)
     if options["class"] == "GRU":
         options["reset_after"] = bool(config.get("reset_after", True))
     return {owner: options}

@@ -25,8 +25,9 @@ Row functions, for units `first .. end` of a row; each place is an offset, and `
     cell_between_backward(first, end, tape, tape0, track, track_prev, work, dq, dh_prev, q, dz, dm, bounds)
         from dq, overwrites q, the rest of dz, and dm of the first stage; may add to dh_prev
 
-The *tape* (T, N, U * K * L) keeps K vectors of each unit of each step, the *track* (T + 1, N, U * L) one state before
-the first step and after each. Both have a single step where nothing is to be kept.
+The *tape* has a row for each sequence that has a step, step by step: K vectors of each unit. The *track* has a row of
+states of all sequences before the first step, and then likewise after each. So sequences of the same length make
+(T, N, U * K * L) and (T + 1, N, U * L) of them. Both have N rows, of a single step, where nothing is to be kept.
 """
 
 from collections import namedtuple
@@ -64,6 +65,7 @@ from rnnkernels.kernels.phases import (
     recur,
     recur_backward,
     row_share,
+    rows_before,
     stage,
     stage_columns,
     sum_columns,
@@ -99,11 +101,12 @@ from rnnkernels.kernels.trace import (
 GATES = BIASES = KEPT = LATE = OWN = PROJECTED = 0
 cell_forward = cell_output = cell_backward = cell_between = cell_between_backward = None
 
-Kept = namedtuple("Kept", "tape tape_width tape_step tape_row track track_step track_row")
+Kept = namedtuple("Kept", "tape tape_width tape_row track before after rows")
 Kept.__doc__ = """Where a chunk keeps what it keeps.
 
-The first sequence of step s at `tape_row` + s * `tape_step` and at `track_row` + (s + 1) * `track_step`, the others
-after it, `tape_width` elements apart in the tape.
+Of the first step, what the tape has of the first sequence is at `tape_row`, its state before it at `before`, and after
+it at `after`; the others follow, `tape_width` elements apart in the tape. So many `rows` of all sequences have that
+step, and are between two steps; none where each step takes the place of the one before.
 """
 
 Group = namedtuple("Group", "places first_row rows")
@@ -152,9 +155,11 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected,
     x, z, h, product = part + at.x, part + at.z, part + at.h, part + at.product
     stages = 2 if late > 0 else 1
     active, first, last = group.rows, mine.first, mine.last
+    tape_row, before, after, kept_rows = kept.tape_row, kept.before, kept.after, kept.rows
     h_next = h + active * at.h_stride
     for s in range(steps):
         active = active_rows(group.places, group.first_row, active, begin + s)
+        kept_rows = active_rows(group.places, 0, kept_rows, begin + s)
         descending = (begin + s) % 2 == 1
         made, made_stride = h_next, at.h_stride
         if projected > 0:
@@ -183,7 +188,7 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected,
                           work, row, at.z_stride, row, at.z_stride, descending, crew.buffer)  # fmt: skip
                 time = lap(crew.trace, crew.member, crew.number, RECUR, time)
                 row -= strip_column
-                tape_here, track_here = kept.tape_row + s * kept.tape_step, kept.track_row + s * kept.track_step
+                tape_here, here = tape_row, 0
                 for n in range(active):
                     if number + 1 < stages:
                         between(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
@@ -192,10 +197,10 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected,
                     else:
                         cell(unit, end_unit, work, row + n * at.z_stride, product_row + n * at.z_stride,
                              h + n * at.h_stride, made + n * made_stride,
-                             kept.tape, tape_here, kept.track, track_here, track_here + kept.track_step,
+                             kept.tape, tape_here, kept.track, before + here, after + here,
                              bias, b + starts * at.b_columns, clip)  # fmt: skip
                     tape_here += kept.tape_width
-                    track_here += columns
+                    here += columns
                 time = lap(crew.trace, crew.member, crew.number, CELL, time)
             tick = meet(crew.team, crew.member, crew.size, tick)
             time = lap(crew.trace, crew.member, crew.number, WAIT, time)
@@ -205,6 +210,8 @@ def forward_steps(cell, between, meet, lap, active_rows, gates, late, projected,
             time = lap(crew.trace, crew.member, crew.number, RECUR, time)
             tick = meet(crew.team, crew.member, crew.size, tick)
             time = lap(crew.trace, crew.member, crew.number, WAIT, time)
+        tape_row += kept_rows * kept.tape_width
+        before, after = after, after + kept_rows * columns
         z += active * at.z_stride
         h, h_next = h_next, h_next + active * at.h_stride
     return tick, time
@@ -311,6 +318,9 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
         here = at.parts + part * at.part
         start, recruits = first_step, member == 0 and not by_rows
         rows = active_rows(places, first_row, end_row - first_row, start)
+        kept_row, kept_rows = 0, 0
+        if kept:
+            kept_row, kept_rows = rows_before(places, start), active_rows(places, 0, batch, start)
         while start < end and rows > 0:
             if recruits:
                 size = close_team(team, start)
@@ -338,33 +348,37 @@ def sequence_forward(x, h0, track0, Wx, Wh, biases, h, last, tape, track, places
                 project(work, here + at.x, at.x_stride, depth, inputs, weights, hidden, GATES, first, last_unit,
                         work, at.b, here + at.z + first * lane_count * GATES, at.z_stride, buffer)  # fmt: skip
                 time = lap(trace, member, number, PROJECT, time)
-            slot, tape_step, track_step = 0, 0, 0
+            before, after = first_row, first_row
             if kept:
-                slot, tape_step, track_step = start * batch, batch * tape.shape[2], batch * columns
-            keeping = Kept(tape, tape.shape[2], tape_step, (slot + first_row) * tape.shape[2],
-                           track, track_step, (slot + first_row) * columns)  # fmt: skip
+                after += batch + kept_row
+                if start > 0:
+                    before = after - more_active_rows(places, kept_rows, start - 1)
+            keeping = Kept(tape, tape.shape[2], (kept_row + first_row) * tape.shape[2],
+                           track, before * columns, after * columns, kept_rows)  # fmt: skip
             crew = Crew(team, trace, member, members, number, buffer)
             tick, time = forward_steps(
                 cell_forward, cell_between, wait_for_team, lap, active_rows, GATES, LATE, PROJECTED, BIASES - OWN, work,
                 at.b, work, at, here, Group(places, first_row, rows), inputs, hidden, outputs, weights, start,
                 stop - start, Share(first, last_unit, first_out, last_out), strip, by_strips,
                 me * strip * lane_count * GATES, keeping, clip, crew, tick, time)  # fmt: skip
-            after = here + at.h + rows * at.h_stride
+            after_row = here + at.h + rows * at.h_stride
             if h.size > 0:
-                scatter_rows(work, after, at.h_stride, h, outputs, places, batch, onward, first_row, rows, start,
+                scatter_rows(work, after_row, at.h_stride, h, outputs, places, batch, onward, first_row, rows, start,
                              0, depth, out_column, width)  # fmt: skip
             for step in range(start, stop):
-                after += out_column
+                after_row += out_column
                 going_on = active_rows(places, first_row, rows, step + 1)
                 for n in range(going_on, rows):
-                    copy_row(work, after + n * at.h_stride, last, (first_row + n) * outputs + out_column,
+                    copy_row(work, after_row + n * at.h_stride, last, (first_row + n) * outputs + out_column,
                              width)  # fmt: skip
                 if step + 1 == stop:
                     for n in range(going_on):
-                        copy_row(work, after + n * at.h_stride, work, here + at.h + n * at.h_stride + out_column,
+                        copy_row(work, after_row + n * at.h_stride, work, here + at.h + n * at.h_stride + out_column,
                                  width)  # fmt: skip
-                after += rows * at.h_stride - out_column
+                after_row += rows * at.h_stride - out_column
                 rows = going_on
+                kept_row += kept_rows
+                kept_rows = active_rows(places, 0, kept_rows, step + 1)
             time = lap(trace, member, number, SCATTER, time)
             start = stop
             number += 1
@@ -412,6 +426,7 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
         return
     buffer = at.buffer + member * at.member
     tick, number, recruits = 1, 0, member == 0
+    kept_row = rows_before(places, stop) - rows_before(places, kept_from)  # after the last one of a step
     while stop > begin:
         if recruits:
             size = close_team(team, stop)
@@ -441,14 +456,16 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
             else:
                 if PROJECTED > 0:
                     row = at.q + (depth + n) * at.q_stride
-                slot = (start - 1 - kept_from) * batch + n
-                cell_output(first, last, tape, slot * tape.shape[2], track, (slot + batch) * columns, work, row)
+                slot = kept_row - depth - previous + n
+                cell_output(first, last, tape, slot * tape.shape[2], track, (batch + slot) * columns, work, row)
         time = lap(trace, member, number, GATHER, time)
         z_row, going_on = depth, 0  # of the next step: where its rows begin, and how many go on to it
         for step in range(stop - 1, start - 1, -1):
             end_active = min(end_row, active)
             next_row, z_row = z_row, z_row - active
             more = more_active_rows(places, active, step - 1) if step > start else previous
+            kept_row -= active
+            before = batch + kept_row - more if step > kept_from else 0
             dh_next = at.dh + (previous + z_row) * at.h_stride
             dh_step = dh_next - more * at.h_stride
             dz_step = z_row * at.dz_stride
@@ -467,10 +484,10 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                 h_row = at.h + ((next_row if n < going_on else depth) + n) * at.h_stride
                 if PROJECTED > 0:
                     h_row = at.q + (z_row + n) * at.q_stride
-                slot = (step - kept_from) * batch + n
+                slot = kept_row + n
                 dz_row, dm_row = dz_step + n * at.dz_stride, late_column + dz_step + n * at.dz_stride
                 cell_backward(first, last, tape, slot * tape.shape[2],
-                     track, slot * columns, (slot + batch) * columns,
+                     track, (before + n) * columns, (batch + slot) * columns,
                      work, from_outside + n * outside_stride, dh_step + n * at.h_stride, dtrack, n * columns,
                      h_row, at.dz + dz_row, at.dm + dm_row, work, at.own, bounds)  # fmt: skip
                 if last == units:
@@ -489,9 +506,9 @@ def sequence_backward(x, h0, Wx, Wh, tape, track, dh, dlast, dtrack, dx, dh0, dW
                                descending, buffer)  # fmt: skip
                 time = lap(trace, member, number, RECUR, time)
                 for n in range(first_row, end_active):
-                    dz_row, slot = dz_step + n * at.dz_stride, (step - kept_from) * batch + n
+                    dz_row, slot = dz_step + n * at.dz_stride, kept_row + n
                     cell_between_backward(first, last, tape, slot * tape.shape[2],
-                         track, slot * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
+                         track, (before + n) * columns, work, at.dq + n * at.h_stride, dh_step + n * at.h_stride,
                          at.q + (z_row + n) * at.q_stride, at.dz + dz_row, at.dm + dz_row, bounds)  # fmt: skip
                     if last == units:
                         clear_padding(work, at.dz + dz_row, hidden, GATES)
@@ -630,7 +647,7 @@ def stream_forward(x, weights, memory, h, counts, begin, end):
         Wh, b, _, Wp, clip, _ = packed_regions(inputs, hidden, projected, GATES, LATE, BIASES, lane_count)
         matrices = Weights(weights, 0, weights, Wh, weights, Wp, True)
         tape_width = KEPT * units * lane_count if LATE > 0 else 0
-        keeping, nobody = Kept(memory, tape_width, 0, tape, memory, 0, 0), Crew(0, 0, 0, 1, 0, 0)
+        keeping, nobody = Kept(memory, tape_width, tape, memory, 0, 0, 0), Crew(0, 0, 0, 1, 0, 0)
         for start in range(begin, end, chunk):
             steps = min(chunk, end - start)
             for s in range(steps):

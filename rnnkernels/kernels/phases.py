@@ -312,6 +312,15 @@ def more_active_rows(places, rows, step):
 
 
 @plain
+def rows_before(places, step):
+    """Rows of all steps before this one, of all sequences."""
+    rows = 0
+    for n in range(places.shape[1]):
+        rows += min(places[1, n], step)
+    return rows
+
+
+@plain
 def row_share(places, rows, begin, end, member, size):
     """First and end of a member's share of sequences, the first `rows`, by how many of steps `begin .. end` they have.
 

@@ -109,14 +109,20 @@ def spread_states(state, table, mark, spread):
 
 @kernel
 def collect_states(states, table, mark, found):
-    """found[sequence of s] = states[steps of s, s] for all s that have the mark; overwrites these rows of `found`.
+    """found[sequence of s] = state after s for all s that have the mark; overwrites these rows of `found`.
 
-    Of `states` (K, S, W) it takes the last step there is, and the H columns of `found` (N, H).
+    Of `states` it takes the H columns of `found` (N, H). They are a track, see `passes`, or (1, S, W): the last ones.
     """
-    last, spans, width = states.shape[0] - 1, states.shape[1], found.shape[1]
-    for s in range(spans):
+    spans, width = table.shape[1], found.shape[1]
+    after, shorter, of_shorter = 0, spans, 0  # steps of spans behind s, the first shorter one, and steps from it on
+    for s in range(spans - 1, -1, -1):
+        length, row = table[LENGTH, s], s
+        if s + 1 < spans and table[LENGTH, s + 1] < length:
+            shorter, of_shorter = s + 1, after
+        after += length
+        if length > 0 and states.shape[0] > 1:
+            row += spans + shorter * (length - 1) + of_shorter
         if table[mark, s] != 0:
-            row = min(table[LENGTH, s], last) * spans + s
             copy_row(states, row * states.shape[2], found, table[SEQUENCE, s] * width, width)
 
 
