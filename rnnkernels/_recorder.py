@@ -145,9 +145,9 @@ def recorded(name: str, function: Callable[[], R], given: Callable[[], Mapping[s
     return result
 
 
-def add_record(name: str, begin_ns: int, work: Work, given: Mapping[str, Any], result: np.ndarray) -> None:
+def add_record(name: str, begin_ns: int, end_ns: int, work: Work, given: Mapping[str, Any], result: np.ndarray) -> None:
     """Record a call that has just ended, and looked at the time itself: what takes 2 us cannot pay for a wrapper."""
-    record = Record(name, _thread(), begin_ns, time.perf_counter_ns(), work=work)
+    record = Record(name, _thread(), begin_ns, end_ns, work=work)
     if tracemalloc.is_tracing():
         record.peak_bytes = result.nbytes
     _note_arrays(record, given, result)

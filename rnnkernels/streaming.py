@@ -157,10 +157,10 @@ class Stream:
 
     def _record(self, name: str, begin_ns: int, steps: int, x: np.ndarray, out: np.ndarray) -> None:
         """Tell who profiles of a call that began at a time."""
-        packed, rows = self.packed, len(x) * steps
+        end_ns, packed, rows = time.perf_counter_ns(), self.packed, len(x) * steps
         work = recorder.Work(packed.cell.key, packed.sizes(len(x), steps), rows, rows)
         given = {"x": x, **packed.arguments}
-        recorder.add_record(f"{type(self).__name__}.{name}", begin_ns, work, given, out)
+        recorder.add_record(f"{type(self).__name__}.{name}", begin_ns, end_ns, work, given, out)
 
     def _reset(self, rows: Any, **states: Any) -> None:
         mask = check_rows(rows, self._x_shape[0])

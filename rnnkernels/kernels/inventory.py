@@ -39,9 +39,14 @@ def _kernels():
     return [kernel for kernel in found.values() if not _is_inlined(kernel)]
 
 
+@cache
+def _overloads():
+    return [kernel.overloads for kernel in _kernels()]
+
+
 def count_machine_code():
     """What has been compiled and loaded so far."""
-    return _count(sum(len(kernel.overloads) for kernel in _kernels()))
+    return _count(sum(map(len, _overloads())))
 
 
 @lru_cache(maxsize=1)
