@@ -8,7 +8,7 @@ import numpy as np
 from . import common
 
 SIZES = common.named(tiny=(4, 8, 4, 8), episodes=(16, 128, 32, 128), captioning=(50, 17, 256, 512))
-OPTIONS = "plain", "lengths", "whole", "reverse", "resets", "last", "cell_clip", "clip"
+OPTIONS = "plain", "lengths", "whole", "reverse", "resets", "last", "clip", "clip_gates"
 
 
 def options_of(name, N, T):
@@ -21,8 +21,10 @@ def options_of(name, N, T):
         return {"resets": rng.random((N, T)) < 4 / T}, T
     if name == "whole":
         return {"lengths": np.full(N, T)}, T
-    if name in ("cell_clip", "clip"):  # the first one with peepholes of zero
-        return {name: 3.0}, T
+    if name == "clip":  # with peepholes of zero
+        return {"cell_clip": 3.0}, T
+    if name == "clip_gates":
+        return {"clip": 3.0}, T
     return {"plain": {}, "reverse": {"reverse": True}, "last": {"outputs": "last"}}[name], T
 
 
