@@ -61,14 +61,14 @@ _clipped: dict[tuple[type[Any], float], Family] = {}
 
 
 def clipped(plain: Family, clip: Any) -> Family:
-    """A family like this one, with a bound of what goes into the activations of gates; itself if that is None."""
+    """A family like this one, with a bound of what goes into activations of gates; the plain one if there is none."""
     plain = plain.plain or plain
-    if clip is None:
+    if clip is None or (bound := check_bound("clip", clip, "what goes into an activation")) == math.inf:
         return plain
-    key = plain.cache, check_bound("clip", clip, "what goes into an activation")
+    key = plain.cache, bound
     found = _clipped.get(key)
     if found is None:
-        cell = plain.cell._replace(clip=key[1], options=(*plain.cell.options, ("clip", key[1])))
+        cell = plain.cell._replace(clip=bound, options=(*plain.cell.options, ("clip", bound)))
         found = family(cell, plain.cache, plain.state)._replace(plain=plain)
         _keep(_clipped, key, found, MOST_CLIPPED)
     return found
