@@ -75,6 +75,8 @@ KERNELS = [
     Kernel("softmax_loss", "loss.py", "softmax_loss"),
     Kernel("affine_scores", "loss.py", "affine_scores"),
     Kernel("accumulate_affine_gradients", "loss.py", "accumulate_affine_gradients"),
+    Kernel("word_embedding_lookup", "embedding.py", "word_embedding_lookup"),
+    Kernel("word_embedding_sum", "embedding.py", "word_embedding_sum"),
     Kernel("word_embedding_gather", "embedding.py", "word_embedding_gather"),
     Kernel("word_embedding_scatter", "embedding.py", "word_embedding_scatter"),
 ]
@@ -165,7 +167,8 @@ def slowed(source: str, kernel: Kernel, percent: float) -> str:
     if {kernel.condition}:
         planted_begin = planted_clock()
 """
-            lines.insert(function.end_lineno or 0, end)
+            last = function.body[-1]
+            lines.insert(last.lineno - 1 if isinstance(last, ast.Return) else function.end_lineno or 0, end)
             lines.insert(first.lineno - 1, begin)
             imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
             lines.insert(imports[-1].end_lineno or 0, "from rnnkernels.kernels.trace import clock as planted_clock\n")

@@ -7,12 +7,13 @@ from . import common
 WORKLOADS = common.named(  # N, T, D, V words
     captioning=(50, 17, 256, 1000),
     PTB_medium=(20, 35, 650, 10_000),
+    corpus=(128, 512, 320, 10_000),
 )
 
 
 class WordEmbedding(common.Timed):
     param_names = ("workload", "dtype", "implementation")
-    params = (tuple(WORKLOADS), common.DTYPES, (common.ONE_THREAD, common.NUMPY))
+    params = (tuple(WORKLOADS), common.DTYPES, (common.ONE_THREAD, common.ALL_THREADS, common.NUMPY))
 
     def setup(self, workload, dtype, implementation):
         N, T, D, V = WORKLOADS[workload]
