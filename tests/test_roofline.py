@@ -34,8 +34,13 @@ def test_read_again__reads_every_element_of_every_pass():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_limits__are_in_the_order_that_every_machine_has(threads):
-    assert roofline.fma_peak(np.float32, threads) > 1.2 * roofline.fma_peak(np.float64, threads)
-    assert roofline.read_bandwidth(16 << 10, threads) > roofline.read_bandwidth(256 << 20, threads)
+    """Best of some tries: others may have the processors during one."""
+
+    def best(limit, *arguments):
+        return max(limit(*arguments, threads) for _ in range(3))
+
+    assert best(roofline.fma_peak, np.float32) > 1.2 * best(roofline.fma_peak, np.float64)
+    assert best(roofline.read_bandwidth, 16 << 10) > best(roofline.read_bandwidth, 256 << 20)
 
 
 def test_limits__name_what_is_wrong():
