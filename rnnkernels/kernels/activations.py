@@ -139,15 +139,21 @@ def bounds_within(like, clip):
 
 
 @inlined
-def where_sigmoid_is_free(value, bounds, slope):
-    """`slope`, or 0 in the lanes where the argument of this sigmoid was clipped."""
-    return where_negative(bounds.sigmoid - absolute(value - 0.5), 0.0, slope)
+def left_of_sigmoid(value, bounds):
+    """1 - sigmoid, of its value, a factor of its derivative; 0 in the lanes where its argument was clipped."""
+    left = 1.0 - value
+    if bounds.clip < math.inf:
+        left = where_negative(bounds.sigmoid - absolute(value - 0.5), 0.0, left)
+    return left
 
 
 @inlined
-def where_tanh_is_free(value, bounds, slope):
-    """`slope`, or 0 in the lanes where the argument of this tanh was clipped."""
-    return where_negative(bounds.tanh - absolute(value), 0.0, slope)
+def slope_of_tanh(value, bounds):
+    """Derivative of tanh, of its value; 0 in the lanes where its argument was clipped."""
+    slope = fma(negative(value), value, 1.0)
+    if bounds.clip < math.inf:
+        slope = where_negative(bounds.tanh - absolute(value), 0.0, slope)
+    return slope
 
 
 @kernel

@@ -24,14 +24,12 @@ Where the reset gate acts before the product, q = r * h[t-1] takes the place of 
     dWh_n = q.T @ dm_n                                                          (10')
 """
 
-import math
-
-from rnnkernels.kernels.activations import sigmoid_within, tanh_within, where_sigmoid_is_free, where_tanh_is_free
+from rnnkernels.kernels.activations import left_of_sigmoid, sigmoid_within, slope_of_tanh, tanh_within
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
 from rnnkernels.kernels.passes import passes_of
-from rnnkernels.kernels.simd import fma, lanes, load, negative, store, without_tiny
+from rnnkernels.kernels.simd import fma, lanes, load, store, without_tiny
 
 GATES = 3
 EARLY = 2
@@ -78,15 +76,10 @@ def gru_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
         n, m = load(tape, tape0 + k + 2 * step), load(tape, tape0 + k + 3 * step)
         store(work, h + j, load(track, track_next + j))
         dh_t = load(work, dh + j)
-        r_left, u_left, slope = 1.0 - r, 1.0 - u, fma(negative(n), n, 1.0)
-        if bounds.clip < math.inf:
-            r_left = where_sigmoid_is_free(r, bounds, r_left)
-            u_left = where_sigmoid_is_free(u, bounds, u_left)
-            slope = where_tanh_is_free(n, bounds, slope)
-        dz_n = without_tiny(dh_t * (1.0 - u) * slope)
-        dz_z = without_tiny(dh_t * (load(track, track_prev + j) - n) * u * u_left)
+        dz_n = without_tiny(dh_t * (1.0 - u) * slope_of_tanh(n, bounds))
+        dz_z = without_tiny(dh_t * (load(track, track_prev + j) - n) * u * left_of_sigmoid(u, bounds))
         dm_n = without_tiny(dz_n * r)
-        dz_r = without_tiny(dm_n * m * r_left)
+        dz_r = without_tiny(dm_n * m * left_of_sigmoid(r, bounds))
         store(work, dz + q, dz_r)
         store(work, dz + q + step, dz_z)
         store(work, dz + q + 2 * step, dz_n)
@@ -136,12 +129,9 @@ def gru_before_cell_backward(first, end, tape, tape0, track, track_prev, track_n
         u, n = load(tape, tape0 + k + step), load(tape, tape0 + k + 2 * step)
         store(work, h + j, load(track, track_next + j))
         dh_t = load(work, dh + j)
-        u_left, slope = 1.0 - u, fma(negative(n), n, 1.0)
-        if bounds.clip < math.inf:
-            u_left = where_sigmoid_is_free(u, bounds, u_left)
-            slope = where_tanh_is_free(n, bounds, slope)
-        dz_n = without_tiny(dh_t * (1.0 - u) * slope)
-        store(work, dz + gates + step, without_tiny(dh_t * (load(track, track_prev + j) - n) * u * u_left))
+        dz_n = without_tiny(dh_t * (1.0 - u) * slope_of_tanh(n, bounds))
+        dz_z = without_tiny(dh_t * (load(track, track_prev + j) - n) * u * left_of_sigmoid(u, bounds))
+        store(work, dz + gates + step, dz_z)
         store(work, dz + gates + 2 * step, dz_n)
         store(work, dm + j, dz_n)
         store(work, dh_prev + j, fma(dh_t, u, load(work, dh_prev + j)))
@@ -155,10 +145,7 @@ def gru_before_between_backward(first, end, tape, tape0, track, track_prev, work
     for unit in range(first, end):
         j, gates, m, k = unit * step, unit * step * GATES, unit * step * EARLY, unit * step * KEPT
         r, dq_r = load(tape, tape0 + k), load(work, dq + j) * load(tape, tape0 + k)
-        r_left = 1.0 - r
-        if bounds.clip < math.inf:
-            r_left = where_sigmoid_is_free(r, bounds, r_left)
-        dz_r = without_tiny(dq_r * load(track, track_prev + j) * r_left)
+        dz_r = without_tiny(dq_r * load(track, track_prev + j) * left_of_sigmoid(r, bounds))
         store(work, q + j, load(tape, tape0 + k + 3 * step))
         store(work, dz + gates, dz_r)
         store(work, dm + m, dz_r)

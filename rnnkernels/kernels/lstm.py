@@ -45,11 +45,11 @@ With a projection Wp the units make m, and h is the product of that, in the orde
 import math
 
 from rnnkernels.kernels.activations import (
+    left_of_sigmoid,
     sigmoid_within,
+    slope_of_tanh,
     tanh,
     tanh_within,
-    where_sigmoid_is_free,
-    where_tanh_is_free,
 )
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
@@ -121,16 +121,10 @@ def lstm_cell_backward(first, end, tape, tape0, track, track_prev, track_next, w
         dc_t = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
         dc_i = dc_t * i
         dc_f = without_tiny(dc_t * f)
-        i_left, f_left, o_left, slope = 1.0 - i, 1.0 - f, 1.0 - o, fma(negative(g), g, 1.0)
-        if bounds.clip < math.inf:
-            i_left = where_sigmoid_is_free(i, bounds, i_left)
-            f_left = where_sigmoid_is_free(f, bounds, f_left)
-            o_left = where_sigmoid_is_free(o, bounds, o_left)
-            slope = where_tanh_is_free(g, bounds, slope)
-        store(work, dz + q, without_tiny(dc_i * g * i_left))
-        store(work, dz + q + step, without_tiny(dc_f * load(track, track_prev + j) * f_left))
-        store(work, dz + q + 2 * step, without_tiny(dh_o * tanh_c * o_left))
-        store(work, dz + q + 3 * step, without_tiny(dc_i * slope))
+        store(work, dz + q, without_tiny(dc_i * g * left_of_sigmoid(i, bounds)))
+        store(work, dz + q + step, without_tiny(dc_f * load(track, track_prev + j) * left_of_sigmoid(f, bounds)))
+        store(work, dz + q + 2 * step, without_tiny(dh_o * tanh_c * left_of_sigmoid(o, bounds)))
+        store(work, dz + q + 3 * step, without_tiny(dc_i * slope_of_tanh(g, bounds)))
         store(dtrack, dtrack0 + j, dc_f)
 
 
@@ -182,22 +176,17 @@ def peephole_cell_backward(first, end, tape, tape0, track, track_prev, track_nex
         tanh_c, dh_t = tanh(c), load(work, dh + j)
         store(work, h + j, without_tiny(o * tanh_c))
         dh_o = dh_t * o
-        i_left, f_left, o_left, slope = 1.0 - i, 1.0 - f, 1.0 - o, fma(negative(g), g, 1.0)
-        if bounds.clip < math.inf:
-            i_left = where_sigmoid_is_free(i, bounds, i_left)
-            f_left = where_sigmoid_is_free(f, bounds, f_left)
-            o_left = where_sigmoid_is_free(o, bounds, o_left)
-            slope = where_tanh_is_free(g, bounds, slope)
-        dz_o = without_tiny(dh_o * tanh_c * o_left)
+        dz_o = without_tiny(dh_o * tanh_c * left_of_sigmoid(o, bounds))
         dc = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
         dc = fma(dz_o, load(own, own0 + q + 2 * step), dc)
         dc = where_inside(c, load(own, own0 + q + 3 * step), dc)
         dc_i, dc_f = dc * i, without_tiny(dc * f)
-        dz_i, dz_f = without_tiny(dc_i * g * i_left), without_tiny(dc_f * c_prev * f_left)
+        dz_i = without_tiny(dc_i * g * left_of_sigmoid(i, bounds))
+        dz_f = without_tiny(dc_f * c_prev * left_of_sigmoid(f, bounds))
         store(work, dz + q, dz_i)
         store(work, dz + q + step, dz_f)
         store(work, dz + q + 2 * step, dz_o)
-        store(work, dz + q + 3 * step, without_tiny(dc_i * slope))
+        store(work, dz + q + 3 * step, without_tiny(dc_i * slope_of_tanh(g, bounds)))
         store(work, dm + q, dz_i * c_prev)
         store(work, dm + q + step, dz_f * c_prev)
         store(work, dm + q + 2 * step, dz_o * c)
@@ -248,20 +237,15 @@ def coupled_cell_backward(first, end, tape, tape0, track, track_prev, track_next
         tanh_c, dh_t = tanh(c), load(work, dh + j)
         store(work, h + j, without_tiny(o * tanh_c))
         dh_o = dh_t * o
-        i_left, o_left, slope = 1.0 - i, 1.0 - o, fma(negative(g), g, 1.0)
-        if bounds.clip < math.inf:
-            i_left = where_sigmoid_is_free(i, bounds, i_left)
-            o_left = where_sigmoid_is_free(o, bounds, o_left)
-            slope = where_tanh_is_free(g, bounds, slope)
-        dz_o = without_tiny(dh_o * tanh_c * o_left)
+        dz_o = without_tiny(dh_o * tanh_c * left_of_sigmoid(o, bounds))
         dc = fma(dh_o, fma(negative(tanh_c), tanh_c, 1.0), load(dtrack, dtrack0 + j))
         dc = fma(dz_o, load(own, own0 + q + step), dc)
         dc = where_inside(c, load(own, own0 + q + 2 * step), dc)
         dc_i = dc * i
-        dz_i = without_tiny(dc_i * (g - c_prev) * i_left)
+        dz_i = without_tiny(dc_i * (g - c_prev) * left_of_sigmoid(i, bounds))
         store(work, dz + q, dz_i)
         store(work, dz + q + step, dz_o)
-        store(work, dz + q + 2 * step, without_tiny(dc_i * slope))
+        store(work, dz + q + 2 * step, without_tiny(dc_i * slope_of_tanh(g, bounds)))
         store(work, dm + q, dz_i * c_prev)
         store(work, dm + q + step, dz_o * c)
         store(work, dm + q + 2 * step, splat(work, 0.0))

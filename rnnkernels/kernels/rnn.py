@@ -14,7 +14,7 @@ where dy is the gradient that arrives from outside. The track keeps h; the tape 
 
 import math
 
-from rnnkernels.kernels.activations import tanh_within, where_tanh_is_free
+from rnnkernels.kernels.activations import slope_of_tanh, tanh_within
 from rnnkernels.kernels.cell import Cell, register
 from rnnkernels.kernels.jit import inlined
 from rnnkernels.kernels.layout import copy_row
@@ -22,7 +22,6 @@ from rnnkernels.kernels.passes import passes_of
 from rnnkernels.kernels.simd import (
     clamp_above,
     clamp_below,
-    fma,
     lanes,
     load,
     negative,
@@ -58,10 +57,7 @@ def rnn_cell_backward(first, end, tape, tape0, track, track_prev, track_next, wo
     for j in range(first * lanes(work), end * lanes(work), lanes(work)):
         value = load(track, track_next + j)
         store(work, h + j, value)
-        slope = fma(negative(value), value, 1.0)
-        if bounds.clip < math.inf:
-            slope = where_tanh_is_free(value, bounds, slope)
-        store(work, dz + j, without_tiny(load(work, dh + j) * slope))
+        store(work, dz + j, without_tiny(load(work, dh + j) * slope_of_tanh(value, bounds)))
 
 
 @inlined
