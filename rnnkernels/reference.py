@@ -1256,6 +1256,11 @@ def _forward_by_stretches(
     """Run each stretch of each sequence by itself; states have so many columns, or else those of the rows of Wh."""
     x = np.asarray(x)
     (N, T, _), widths = x.shape, widths or (len(Wh),)
+    if N == 0:
+        whole = run(x, **states)
+        result = ForwardResult((whole.state[0] if outputs == "last" else whole.h, whole.cache))
+        result.make_state = whole.make_state
+        return result
     given = tuple(None if state is None else _array(state, Wh) for state in states.values())
     dtype = np.result_type(x, Wh, *(state for state in given if state is not None))
     wholes = [

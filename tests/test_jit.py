@@ -3,6 +3,7 @@
 import ast
 import concurrent.futures
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -196,6 +197,28 @@ def test_code_files__give_back_only_what_was_saved(tmp_path, rng):
     files.save("key", saved)
     assert files.load("key") == saved
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_machine_code__is_made_without_collections_of_garbage(is_on):
+    class Kernel:
+        """In the place of one that Numba compiles."""
+
+        def compile(self, signature):
+            assert not gc.isenabled()
+            if signature == ("refused",):
+                raise ValueError("refused")
+            return signature
+
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if is_on else gc.disable)()
+        assert jit.machine_code(Kernel(), ("taken",)) == ("taken",)
+        with pytest.raises(ValueError, match="refused"):
+            jit.machine_code(Kernel(), ("refused",))
+        assert gc.isenabled() == is_on
+    finally:
+        (gc.enable if was_on else gc.disable)()
 
 
 def test_disk_cache__whose_code_cannot_be_used_is_no_error(tmp_path, monkeypatch):

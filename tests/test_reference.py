@@ -199,6 +199,20 @@ def test_no_steps__give_the_first_state_and_its_gradient_back(rng, cell, options
     assert not any(gradient.any() for gradient in gradients[2:])
 
 
+@pytest.mark.parametrize("outputs", ["all", "last"])
+@pytest.mark.parametrize("lengths", [None, ()])
+@pytest.mark.parametrize(("cell", "options"), OPTIONS)
+def test_no_sequences__leave_gradients_of_weights_that_are_zero(rng, cell, options, lengths, outputs):
+    named = make_problem(rng, cell, 0, 3, 4, 5)
+    result = getattr(reference, f"{cell}_forward")(**named, **options, lengths=lengths, outputs=outputs)
+    assert result[0].shape == ((0, 5) if outputs == "last" else (0, 3, 5))
+    gradients = getattr(reference, f"{cell}_backward")(result[0], result.cache)
+    for name in named:
+        gradient = getattr(gradients, f"d{name}")
+        assert gradient.shape == named[name].shape
+        assert not gradient.any()
+
+
 def test_word_embedding__by_hand():
     W = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
     out, cache = reference.word_embedding_forward(np.array([[2, 0, 2]]), W)

@@ -70,6 +70,18 @@ def test_lstm_stream__starts_from_both_states(rng, dtype):
     assert_same_bits(rnnkernels.LSTMStream(*weights, c0=c0).c, c0)
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_one_row_of_a_first_state__is_that_of_all_sequences_of_the_other(rng, num_layers):
+    layer = rnnkernels.LSTM.create(3, 8, num_layers=num_layers, rng=rng)
+    state = rng.standard_normal((5, 8)).astype(layer.dtype)
+    for states in ((state[:1], state), (state, state[:1])):
+        stream = layer.stream(*states)
+        held = (stream.h, stream.c) if num_layers == 1 else stream.state
+        for part, given in zip(held, states, strict=True):
+            shape = (5, 8) if num_layers == 1 else (2, 5, 8)
+            assert_same_bits(part, np.array(np.broadcast_to(given, shape)))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_stream__keeps_its_own_weights_and_gives_its_state_away_as_copies(rng, cell):
     x, h0, *weights = make_arguments(rng, GATES[cell], 1, 4, 5, 9, np.float32)

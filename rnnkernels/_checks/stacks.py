@@ -112,11 +112,11 @@ def check_stream_states(
         If a dtype or a shape does not fit.
     """
     given = {name: None if state is None else check_given_float(name, state) for name, state in states.items()}
-    N = 1
     if batch_size is not None:
         N = check_count("batch_size", batch_size, 0)
-    else:
-        N = next((state.shape[-2] for state in given.values() if state is not None and state.ndim >= 2), 1)
+    else:  # one row broadcasts to those of the other state
+        rows = [state.shape[-2] for state in given.values() if state is not None and state.ndim >= 2]
+        N = next((count for count in rows if count != 1), 1)
     checked = [
         (name, None if state is None else _broadcast_whole(name, state, (count, N, width), symbol))
         for (name, state), (symbol, width) in zip(given.items(), _widths(sizes), strict=False)

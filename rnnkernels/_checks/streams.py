@@ -22,14 +22,14 @@ def check_states(
     given = [
         None if state is None else check_given_float(name, state) for name, state in zip(names, states, strict=True)
     ]
-    rows = next(
-        ((name, state) for name, state in zip(names, given, strict=True) if state is not None and state.ndim == 2), None
-    )
+    named = zip(names, given, strict=True)
+    matrices = [(name, state) for name, state in named if state is not None and state.ndim == 2]
     source, N = "the default of `batch_size`", 1
     if batch_size is not None:
         source, N = "`batch_size`", check_count("batch_size", batch_size, 0)
-    elif rows is not None:
-        source, N = f"`{rows[0]}`", rows[1].shape[0]
+    elif matrices:  # one row broadcasts to those of the other state
+        deciding, rows = next((pair for pair in matrices if pair[1].shape[0] != 1), matrices[0])
+        source, N = f"`{deciding}`", rows.shape[0]
     checked: list[np.ndarray | None] = []
     of_h = ("P", sizes.P, "projection") if sizes.projected else ("H", sizes.H, "b")
     for name, state, (symbol, width, of) in zip(names, given, (of_h, ("H", sizes.H, "b")), strict=False):

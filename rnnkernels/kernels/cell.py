@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import from_dtype, types
 
-from rnnkernels.kernels.jit import COMPILER_IS_OFF
+from rnnkernels.kernels.jit import COMPILER_IS_OFF, machine_code
 
 
 class Cell(NamedTuple):
@@ -88,8 +88,7 @@ class Cell(NamedTuple):
                 return kernel
             arrays = self.bias_count + self.projected * (2 if direction == "backward" else 1)
             signature = SIGNATURES[direction](from_dtype(dtype), arrays)
-            kernel.compile(signature)
-            code = _machine_code[key] = kernel.overloads[signature].entry_point
+            code = _machine_code[key] = machine_code(kernel, signature)
         return code
 
 
