@@ -1,6 +1,7 @@
 """Streams: steps on packed weights, each a call from Python, and in blocks."""
 
 import abc
+import inspect
 
 import numba
 import numpy as np
@@ -30,8 +31,12 @@ class Stream(common.Timed, abc.ABC):
         N, _, D, H = common.STEPS[workload]
         columns = common.GATES[self.cell] * H
         make = common.function(common.implementation(common.ONE_THREAD), self.type)
+        _, options = common.VARIANTS.get(self.cell, (self.cell, {}))
+        if not options.keys() <= inspect.signature(make).parameters.keys():
+            raise NotImplementedError(f"this commit has no {self.cell}")
         weights = ((D, columns), D**-0.5), ((H, columns), H**-0.5), ((columns,), 0.1)
-        self.stream = make(*(common.normal(shape, dtype, scale) for shape, scale in weights), batch_size=N)
+        arrays = [common.normal(shape, dtype, scale) for shape, scale in weights]
+        self.stream = make(*arrays, batch_size=N, **options)
         self.block = common.normal((N, common.STEPS_PER_SAMPLE, D), dtype)
         self.x = common.normal((N, D), dtype)
         self.stream.step(self.x)
@@ -57,6 +62,12 @@ class RNNStream(Stream):
 class GRUStream(Stream):
     cell = "gru"
     type = "GRUStream"
+
+
+class GRUStreamResetBefore(GRUStream):
+    """With the reset gate before the product."""
+
+    cell = "gru_reset_before"
 
 
 class CompiledLoop(common.Timed):
